@@ -1,0 +1,393 @@
+"""Every message between the actors of a node, and between nodes, on one page.
+
+Each class says: **who -> whom**, why; what happens when it is *lost* (a message is lost when the actor
+that holds it is killed, or when either end has begun a new life since); what *answers* it.
+Actors are named as in docs/ARCHITECTURE.md. Who encodes them: `zraft.wire`, and nothing else.
+
+Every message on the bus travels in an envelope (sender, sender's incarnation, the incarnation of the
+receiver that the sender knows). The receiver's host delivers it only if both are the present ones, so
+nothing below has to carry an incarnation of its own (DESIGN section 3).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+
+class EntryKind(IntEnum):
+    """What a log entry is for."""
+
+    NOOP = 0  # a leader's first entry of its term
+    COMMAND = 1  # a client's command; opaque to all but the state machine
+    CONFIG = 2  # the members from here on, as raft.membership encodes them
+
+
+class Entry(NamedTuple):
+    """One log entry. Its index is its place in the log and not stored in it.
+
+    time_ms: the log's own clock, stamped by the leader that appended it; never goes back along the log
+    and stands still while there is no leader. Sessions expire by it (dissertation 6.3).
+    """
+
+    term: int
+    time_ms: int
+    kind: int
+    data: bytes
+
+
+# --- between peers: consensus -> (log_writer ->) transport -> the peer's transport -> its consensus ------------
+# All of them may be lost, doubled, delayed and reordered by the network; Raft repairs.
+
+
+class RequestVote(NamedTuple):
+    """Candidate -> all voters (paper 5.2). Answer: VoteReply.
+
+    pre_vote: would you vote for me in `term`, which I have not begun yet? (dissertation 9.6).
+    transfer: the leader asked for this election, so a voter that hears from it shall vote all the same.
+    """
+
+    term: int
+    last_log_index: int
+    last_log_term: int
+    pre_vote: bool
+    transfer: bool
+
+
+class VoteReply(NamedTuple):
+    """Voter -> candidate. A granted pre-vote carries the term asked for, every other reply the voter's own."""
+
+    term: int
+    granted: bool
+    pre_vote: bool
+
+
+class AppendEntries(NamedTuple):
+    """Leader -> follower (paper 5.3): entries prev_log_index+1 ... Answer: AppendReply, once they are durable.
+
+    Lost: the leader hears no progress, probes from match_index+1.
+    """
+
+    term: int
+    prev_log_index: int
+    prev_log_term: int
+    leader_commit: int
+    entries: tuple[Entry, ...]
+
+
+class AppendReply(NamedTuple):
+    """Follower -> leader. success: durable up to `index`. Else `index` is the prev_log_index that was refused, and
+    the conflict fields say where to go back to: the term at that index (0: the log is shorter) and the first
+    index of that term (or the last index + 1)."""
+
+    term: int
+    success: bool
+    index: int
+    conflict_term: int
+    conflict_index: int
+
+
+class Heartbeat(NamedTuple):
+    """Leader -> follower, every heartbeat_ms and at once for a ReadIndex round (paper 5.2, dissertation 6.4).
+
+    leader_commit is at most what the leader knows the follower to hold. Answer: HeartbeatReply.
+    """
+
+    term: int
+    leader_commit: int
+    round: int
+
+
+class HeartbeatReply(NamedTuple):
+    """Follower -> leader: I follow you in this term; I saw that round. Waits for no disk write but a new term's."""
+
+    term: int
+    round: int
+
+
+class TimeoutNow(NamedTuple):
+    """Leader -> its chosen successor: campaign at once (dissertation 3.10). Lost: the leader takes over again."""
+
+    term: int
+
+
+# --- consensus <-> log_writer ----------------------------------------------------------------------------------
+
+
+class Recover(NamedTuple):
+    """consensus -> log_writer, and consensus -> applier: tell me where you stand.
+
+    Sent when either end begins a life. For log_writer it is a fence: writes of an older consensus that are not on
+    disk yet are discarded, and the replies that they carry are never released (else a dead consensus's vote would
+    be answered after its successor has loaded the older term). Answer: Recovered, or Applied from the applier.
+    """
+
+
+class Recovered(NamedTuple):
+    """log_writer -> consensus: what is durable. The tail of the log comes along, the rest is read when needed.
+
+    voted_for: "" if nobody. fresh: no hard state was ever written here (trap 22).
+    term_runs: ((first_index, term), ...) over the whole log. tail: encoded entries from tail_first to last_index.
+    """
+
+    term: int
+    voted_for: str
+    fresh: bool
+    last_index: int
+    term_runs: tuple[tuple[int, int], ...]
+    tail_first: int
+    tail: tuple[tuple[int, int, bytes], ...]
+    cluster_id: int
+    store_id: int
+
+
+class Append(NamedTuple):
+    """consensus -> log_writer: make durable, then release.
+
+    sequence: 1, 2, 3 ... in one life of consensus. hard_state: () or (term, voted_for). batches: (first_index,
+    count, term, encoded entries); one that begins at or below the log's end replaces what is there. replies:
+    (peer, encoded peer message), which go to transport only after everything in this and all earlier Appends is
+    durable (trap 7). Lost: with the log_writer; consensus sends again what is not durable. Answer: Appended.
+    """
+
+    sequence: int
+    hard_state: tuple[Any, ...]
+    batches: tuple[tuple[int, int, int, bytes], ...]
+    replies: tuple[tuple[str, bytes], ...]
+
+
+class Appended(NamedTuple):
+    """log_writer -> consensus: all Appends up to this sequence are durable. Lost: never, but with either end's life."""
+
+    sequence: int
+
+
+class ReadLog(NamedTuple):
+    """consensus -> log_writer: entries from first_index on, some max_bytes of them, for a peer that lags or (reader
+    "") for the applier. Lost: asked again after the restart. Answer: LogRead."""
+
+    reader: str
+    first_index: int
+    max_bytes: int
+
+
+class LogRead(NamedTuple):
+    """log_writer -> consensus: batches as in Append, the first may begin before first_index; none: there are none."""
+
+    reader: str
+    first_index: int
+    batches: tuple[tuple[int, int, int, bytes], ...]
+
+
+class SaveClusterId(NamedTuple):
+    """consensus -> log_writer: the cluster's id is committed; keep it with the data. Lost: sent again at a start."""
+
+    cluster_id: int
+
+
+class DiskFull(NamedTuple):
+    """log_writer -> consensus: there is no space (full) and nothing is acknowledged until there is (not full).
+
+    The log_writer keeps what it could not write and tries again; consensus gives leadership up (trap 12)."""
+
+    full: bool
+
+
+# --- consensus <-> applier -------------------------------------------------------------------------------------
+
+
+class Apply(NamedTuple):
+    """consensus -> applier: these entries are committed, and durable here. Contiguous from first_index.
+
+    entries: encoded. tokens: (index, token) of those that a client of this node waits for.
+    Lost: with the applier; consensus begins again from what its successor says. Answer: Applied."""
+
+    first_index: int
+    count: int
+    entries: bytes
+    tokens: tuple[tuple[int, int], ...]
+
+
+class ReadAt(NamedTuple):
+    """consensus -> applier: answer these reads once read_index is applied (dissertation 6.4).
+
+    reads: (token, query). Lost: the frontend is told of the restart and says UNKNOWN. Answer: Replies to frontend."""
+
+    read_index: int
+    reads: tuple[tuple[int, bytes], ...]
+
+
+class Applied(NamedTuple):
+    """applier -> consensus: applied up to index; credit for more."""
+
+    index: int
+
+
+# --- frontend <-> the others -----------------------------------------------------------------------------------
+
+
+class Propose(NamedTuple):
+    """frontend -> consensus: (token, command) ... to replicate. Lost: with consensus; the frontend says UNKNOWN.
+
+    Answer: Replies, from consensus if refused, else from the applier."""
+
+    proposals: tuple[tuple[int, bytes], ...]
+
+
+class Read(NamedTuple):
+    """frontend -> consensus: (token, query) ... to answer linearizably. Lost and answered as Propose."""
+
+    reads: tuple[tuple[int, bytes], ...]
+
+
+class TransferLeadership(NamedTuple):
+    """frontend -> consensus: hand leadership to target, or ("") to the most up-to-date peer. Answer: Replies."""
+
+    token: int
+    target: str
+
+
+class Replies(NamedTuple):
+    """consensus, applier, supervisor -> frontend: (token, ReplyStatus, body) ... for the clients that wait.
+
+    Body of NOT_LEADER: the leader's node id, "" if unknown. Lost: with the frontend; clients ask again."""
+
+    replies: tuple[tuple[int, int, bytes], ...]
+
+
+class StatusRequest(NamedTuple):
+    """frontend -> every actor and the supervisor. Lost: asked again after the restart. Answer: StatusReply."""
+
+    token: int
+
+
+class StatusReply(NamedTuple):
+    """every actor, supervisor -> frontend: its part of the node's status."""
+
+    token: int
+    fields: dict[str, Any]
+
+
+class KillRequest(NamedTuple):
+    """frontend -> supervisor, where the config says chaos: kill that actor at its boundary-th mailbox, send or I/O
+    boundary from now (0: between two messages). Lost: the operator sees no new incarnation. Answer: Replies."""
+
+    token: int
+    actor: str
+    boundary: int
+
+
+# --- consensus <-> transport, election_timer -------------------------------------------------------------------
+
+
+class Outbound(NamedTuple):
+    """consensus, log_writer -> transport: (peer, encoded peer message) ... to send. Lost: as a packet is."""
+
+    messages: tuple[tuple[str, bytes], ...]
+
+
+class Inbound(NamedTuple):
+    """transport -> consensus: (peer, encoded peer message) ... as they came. Lost: as a packet is."""
+
+    messages: tuple[tuple[str, bytes], ...]
+
+
+class Identity(NamedTuple):
+    """consensus -> transport: what to write on every frame, and to demand of others'. 0: not known yet.
+
+    Sent when known and when transport begins a life."""
+
+    cluster_id: int
+    store_id: int
+
+
+class Arm(NamedTuple):
+    """consensus -> election_timer: send Ticks that often. Sent when either begins a life."""
+
+    interval_ms: int
+
+
+class Tick(NamedTuple):
+    """election_timer -> consensus: monotonic time. A later one replaces an earlier one; peers' messages go first."""
+
+    now_ms: int
+
+
+# --- supervisor <-> the hosts (threads) of actors --------------------------------------------------------------
+
+
+class StartActor(NamedTuple):
+    """supervisor -> host: begin this life of the actor, whose neighbours' present lives are these.
+
+    Answer: ActorStarted or ActorDied."""
+
+    actor: str
+    incarnation: int
+    neighbours: dict[str, int]
+
+
+class ActorStarted(NamedTuple):
+    """host -> supervisor: on_start has returned."""
+
+    actor: str
+    incarnation: int
+
+
+class ActorDied(NamedTuple):
+    """host -> supervisor. killed: on request, does not count against the restart limit. fatal: the node must stop."""
+
+    actor: str
+    incarnation: int
+    reason: str
+    killed: bool
+    fatal: bool
+
+
+class ActorRestarted(NamedTuple):
+    """supervisor -> every other actor: what you sent to its older lives, and have no answer to, is lost."""
+
+    actor: str
+    incarnation: int
+
+
+class KillActor(NamedTuple):
+    """supervisor -> host: as KillRequest."""
+
+    actor: str
+    boundary: int
+
+
+class StopHost(NamedTuple):
+    """supervisor -> host: let your actors close what they hold, and end."""
+
+
+class HostStopped(NamedTuple):
+    """host -> supervisor: done."""
+
+    host: str
+
+
+class StopRequest(NamedTuple):
+    """the program (a signal) -> supervisor: end this node cleanly."""
+
+    reason: str
+
+
+class HandOver(NamedTuple):
+    """supervisor -> consensus: the node is about to stop; give leadership to somebody. Answer: HandedOver."""
+
+
+class HandedOver(NamedTuple):
+    """consensus -> supervisor: this node does not lead (any more). Lost: the supervisor stops after a while anyway."""
+
+
+PEER_MESSAGES = (RequestVote, VoteReply, AppendEntries, AppendReply, Heartbeat, HeartbeatReply, TimeoutNow)
+
+BUS_MESSAGES = (
+    Recover, Recovered, Append, Appended, ReadLog, LogRead, SaveClusterId, DiskFull,
+    Apply, ReadAt, Applied,
+    Propose, Read, TransferLeadership, Replies, StatusRequest, StatusReply, KillRequest,
+    Outbound, Inbound, Identity, Arm, Tick,
+    StartActor, ActorStarted, ActorDied, ActorRestarted, KillActor, StopHost, HostStopped,
+    StopRequest, HandOver, HandedOver,
+)  # fmt: skip

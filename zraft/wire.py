@@ -1,0 +1,250 @@
+"""Messages <-> bytes (msgpack): the one place that encodes. docs/PROTOCOL.md describes the two public formats.
+
+Three layers use it: the bus inside a node (trusted, same process), the frames between peers, and the frames
+between clients and nodes. What comes over TCP is checked here, type by type: whatever does not fit raises
+`WireError`, and the caller drops and counts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple, get_type_hints
+
+import msgpack
+
+from zraft.errors import ZraftError
+from zraft.messages import BUS_MESSAGES, PEER_MESSAGES, AppendEntries, Entry
+
+CLIENT_VERSION = 1
+PEER_VERSION = 1
+MAX_FRAME_BYTES = 8 * 1024 * 1024
+MAX_REQUESTS_PER_FRAME = 1024
+
+packb = msgpack.packb
+unpackb = msgpack.unpackb
+
+
+class WireError(ZraftError):
+    """A frame that is not what it should be. The message says in a few words what is wrong."""
+
+
+def _unpack(frame: bytes) -> Any:
+    """Decode one msgpack value, tuples for arrays. Raises WireError for anything that is none."""
+    try:
+        return unpackb(frame, use_list=False, raw=False)
+    except Exception as error:  # msgpack raises half a dozen unrelated classes for bad input
+        raise WireError(f"not msgpack: {type(error).__name__}") from None
+
+
+# --- the bus ---------------------------------------------------------------------------------------------------
+
+_BUS_TAGS = {cls: tag for tag, cls in enumerate(BUS_MESSAGES)}
+_BUS_MAKERS = [cls._make for cls in BUS_MESSAGES]
+
+
+def pack_bus(sender: str, incarnation: int, to_incarnation: int, message: Any) -> bytes:
+    """The envelope of the bus around one message of `messages.BUS_MESSAGES`."""
+    return packb((sender, incarnation, to_incarnation, _BUS_TAGS[type(message)], message))  # type: ignore[no-any-return]
+
+
+def unpack_bus(frame: bytes) -> tuple[str, int, int, Any]:
+    """(sender, sender's incarnation, receiver's incarnation as the sender knew it, message)."""
+    sender, incarnation, to_incarnation, tag, fields = unpackb(frame, use_list=False)
+    return sender, incarnation, to_incarnation, _BUS_MAKERS[tag](fields)
+
+
+# --- log entries -----------------------------------------------------------------------------------------------
+
+
+def pack_entries(entries: Sequence[Entry]) -> bytes:
+    """A run of consecutive entries, as it is sent, stored and applied: encoded once, passed on unopened."""
+    return packb(entries)  # type: ignore[no-any-return]
+
+
+def unpack_entries(blob: bytes) -> list[Entry]:
+    """The reverse, for what this process or its disk (with a CRC) holds. Raises WireError for anything else."""
+    entries = _unpack(blob)
+    try:
+        return [_make_entry(fields) for fields in entries]
+    except TypeError:
+        raise WireError("not a list of log entries") from None
+
+
+_make_entry = Entry._make
+_ENTRY_TYPES = (int, int, int, bytes)
+
+
+def _check_entries(entries: Iterable[Entry]) -> None:
+    for entry in entries:
+        if tuple(map(type, entry)) != _ENTRY_TYPES or entry[0] < 0 or entry[1] < 0:
+            raise WireError("a log entry with wrong fields")
+
+
+# --- between peers ---------------------------------------------------------------------------------------------
+
+_PEER_TAGS = {cls: tag for tag, cls in enumerate(PEER_MESSAGES)}
+
+
+def _peer_field_types() -> list[tuple[type, ...]]:
+    types = []
+    for cls in PEER_MESSAGES:
+        hints = get_type_hints(cls)
+        types.append(tuple(bytes if name == "entries" else hints[name] for name in cls._fields))
+    return types
+
+
+_PEER_TYPES = _peer_field_types()
+
+
+class EntriesCache:
+    """Remembers the last encoded run, so that one append is encoded once for the disk and all followers.
+
+    Keyed by the identity of the tuple (which the cache keeps alive): raft hands out the same tuple for the same run.
+    """
+
+    def __init__(self) -> None:
+        self._entries: Sequence[Entry] = ()
+        self._blob = pack_entries(())
+
+    def pack(self, entries: Sequence[Entry]) -> bytes:
+        """As `pack_entries`."""
+        if entries is not self._entries:
+            self._entries, self._blob = entries, pack_entries(entries)
+        return self._blob
+
+
+def pack_peer(message: Any, cache: EntriesCache) -> bytes:
+    """One message of `messages.PEER_MESSAGES`: [tag, *fields]; entries are a nested encoded run."""
+    if type(message) is AppendEntries:
+        return packb((_PEER_TAGS[AppendEntries], *message[:4], cache.pack(message.entries)))  # type: ignore[no-any-return]
+    return packb((_PEER_TAGS[type(message)], *message))  # type: ignore[no-any-return]
+
+
+def unpack_peer(body: bytes) -> Any:
+    """The reverse, checked. Raises WireError."""
+    fields = _unpack(body)
+    if type(fields) is not tuple or not fields or type(fields[0]) is not int or not 0 <= fields[0] < len(_PEER_TYPES):
+        raise WireError("no message that this version knows")
+    tag, fields = fields[0], fields[1:]
+    if tuple(map(type, fields)) != _PEER_TYPES[tag]:
+        raise WireError(f"{PEER_MESSAGES[tag].__name__} with wrong fields")
+    for field in fields:
+        if type(field) is int and field < 0:
+            raise WireError(f"{PEER_MESSAGES[tag].__name__} with a negative number")
+    if PEER_MESSAGES[tag] is AppendEntries:
+        entries = tuple(unpack_entries(fields[4]))
+        _check_entries(entries)
+        return AppendEntries(*fields[:4], entries)
+    return PEER_MESSAGES[tag]._make(fields)
+
+
+class PeerFrame(NamedTuple):
+    """What one TCP frame between nodes says: from which life of which cluster, from whom, to whom, which messages."""
+
+    cluster_id: int
+    sender: str
+    store_id: int
+    receiver: str
+    bodies: tuple[bytes, ...]
+
+
+_FRAME_TYPES = (int, str, int, str, tuple)
+
+
+def pack_peer_frame(cluster_id: int, sender: str, store_id: int, receiver: str, bodies: Sequence[bytes]) -> bytes:
+    """[version, cluster id, sender, sender's store id, receiver, [body, ...]]."""
+    return packb((PEER_VERSION, cluster_id, sender, store_id, receiver, bodies))  # type: ignore[no-any-return]
+
+
+def unpack_peer_frame(frame: bytes) -> PeerFrame:
+    """The reverse, checked, bodies unopened. Raises WireError."""
+    if len(frame) > MAX_FRAME_BYTES:
+        raise WireError(f"a frame of {len(frame)} bytes (at most {MAX_FRAME_BYTES})")
+    fields = _unpack(frame)
+    if type(fields) is not tuple or not fields:
+        raise WireError("no peer frame")
+    if fields[0] != PEER_VERSION:
+        raise WireError(f"version {str(fields[0])[:20]} (this node speaks {PEER_VERSION})")
+    if tuple(map(type, fields[1:])) != _FRAME_TYPES or any(type(body) is not bytes for body in fields[5]):
+        raise WireError("a peer frame with wrong fields")
+    return PeerFrame._make(fields[1:])
+
+
+# --- between clients and nodes ---------------------------------------------------------------------------------
+
+
+class RequestKind(IntEnum):
+    """What a client asks."""
+
+    WRITE = 1  # body: a command of the state machine
+    READ = 2  # body: a query of the state machine; linearizable
+    STATUS = 3  # body: empty; answered by this node about itself, UTF-8 JSON
+    TRANSFER = 4  # body: UTF-8 node id, or empty: the leader hands leadership over
+    CHAOS = 5  # body: UTF-8 JSON: a fault to inject, where the config allows it
+    PING = 6  # body: empty; answered at once
+
+
+class ReplyStatus(IntEnum):
+    """What became of a request."""
+
+    OK = 0  # body: the result
+    NOT_LEADER = 1  # body: UTF-8 client endpoint of the leader, or empty; this copy was not appended
+    BUSY = 2  # this copy was not appended; try again in a little while
+    UNKNOWN = 3  # this copy may or may not take effect; ask again
+    INVALID = 4  # body: UTF-8 text; malformed or too large, final
+    REFUSED = 5  # body: UTF-8 text; an admin request that is not granted, final
+
+
+class ReplyFrame(NamedTuple):
+    """life: random, the frontend's present life. items: (request id, ReplyStatus, body), ..."""
+
+    life: int
+    items: tuple[tuple[int, int, bytes], ...]
+
+
+def pack_requests(items: Sequence[tuple[int, int, bytes]]) -> bytes:
+    """[version, [[request id, RequestKind, body], ...]]."""
+    return packb((CLIENT_VERSION, items))  # type: ignore[no-any-return]
+
+
+def unpack_requests(frame: bytes) -> tuple[tuple[int, int, bytes], ...]:
+    """The reverse, checked. Raises WireError."""
+    fields = _client_fields(frame, 2)
+    items: tuple[tuple[int, int, bytes], ...] = fields[1]
+    if len(items) > MAX_REQUESTS_PER_FRAME:
+        raise WireError(f"{len(items)} requests in a frame (at most {MAX_REQUESTS_PER_FRAME})")
+    return items
+
+
+def pack_replies(life: int, items: Sequence[tuple[int, int, bytes]]) -> bytes:
+    """[version, life, [[request id, ReplyStatus, body], ...]]."""
+    return packb((CLIENT_VERSION, life, items))  # type: ignore[no-any-return]
+
+
+def unpack_replies(frame: bytes) -> ReplyFrame:
+    """The reverse, checked. Raises WireError."""
+    fields = _client_fields(frame, 3)
+    if type(fields[1]) is not int:
+        raise WireError("a client frame with wrong fields")
+    return ReplyFrame(fields[1], fields[2])
+
+
+_ITEM_TYPES = (int, int, bytes)
+
+
+def _client_fields(frame: bytes, length: int) -> tuple[Any, ...]:
+    """Split a client frame of `length` fields, the last of which is a list of (int, int, bytes)."""
+    if len(frame) > MAX_FRAME_BYTES:
+        raise WireError(f"a frame of {len(frame)} bytes (at most {MAX_FRAME_BYTES})")
+    fields: tuple[Any, ...] = _unpack(frame)
+    if type(fields) is not tuple or not fields:
+        raise WireError("no client frame")
+    if fields[0] != CLIENT_VERSION:
+        raise WireError(f"version {str(fields[0])[:20]} (this side speaks {CLIENT_VERSION})")
+    if len(fields) != length or type(fields[-1]) is not tuple:
+        raise WireError("a client frame with wrong fields")
+    for item in fields[-1]:
+        if type(item) is not tuple or tuple(map(type, item)) != _ITEM_TYPES or item[0] < 0:
+            raise WireError("a client frame with wrong fields")
+    return fields
