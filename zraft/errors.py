@@ -16,7 +16,7 @@ class OutcomeUnknown(ZraftError):
 
 
 class InvalidRequest(ZraftError):
-    """The request itself is wrong (too large, malformed, refused by the node). It was not applied; a retry won't help."""
+    """The request itself is wrong: too large, malformed, refused by the node. It was not applied; a retry is no use."""
 
 
 class ConfigError(ZraftError):
@@ -38,3 +38,7 @@ def impossible(what: str, **numbers: object) -> ImpossibleState:
     """Build the error for a state that must not exist: ``raise impossible("gap in the log", first=7, last=3)``."""
     shown = ", ".join(f"{name}={value!r}" for name, value in numbers.items())
     return ImpossibleState(f"impossible: {what} ({shown})")
+
+
+class NodeMustStop(ZraftError):
+    """Going on could give a wrong answer. The node stops with this reason; an operator repairs it."""

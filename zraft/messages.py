@@ -127,7 +127,8 @@ class Recovered(NamedTuple):
     """log_writer -> consensus: what is durable. The tail of the log comes along, the rest is read when needed.
 
     voted_for: "" if nobody. fresh: no hard state was ever written here (trap 22).
-    term_runs: ((first_index, term), ...) over the whole log. tail: encoded entries from tail_first to last_index.
+    term_runs: ((first_index, term), ...) over the whole log. Batches as in Append, except that only the first `count`
+    entries of one are valid: head, the one with the first entry (the founding members); tail, those up to last_index.
     """
 
     term: int
@@ -135,8 +136,8 @@ class Recovered(NamedTuple):
     fresh: bool
     last_index: int
     term_runs: tuple[tuple[int, int], ...]
-    tail_first: int
-    tail: tuple[tuple[int, int, bytes], ...]
+    head: tuple[tuple[int, int, int, bytes], ...]
+    tail: tuple[tuple[int, int, int, bytes], ...]
     cluster_id: int
     store_id: int
 
@@ -250,7 +251,7 @@ class TransferLeadership(NamedTuple):
 class Replies(NamedTuple):
     """consensus, applier, supervisor -> frontend: (token, ReplyStatus, body) ... for the clients that wait.
 
-    Body of NOT_LEADER: the leader's node id, "" if unknown. Lost: with the frontend; clients ask again."""
+    Body of NOT_LEADER: the leader's client endpoint, "" if unknown. Lost: with the frontend; clients ask again."""
 
     replies: tuple[tuple[int, int, bytes], ...]
 
@@ -293,12 +294,12 @@ class Inbound(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """consensus -> transport: what to write on every frame, and to demand of others'. 0: not known yet.
-
-    Sent when known and when transport begins a life."""
+    """consensus -> transport: what to write on every frame and to demand of others' (cluster_id 0: not known yet),
+    and which peers there are at which addresses. Sent when known and when transport begins a life."""
 
     cluster_id: int
     store_id: int
+    peers: dict[str, str]
 
 
 class Arm(NamedTuple):

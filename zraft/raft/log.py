@@ -1,0 +1,205 @@
+"""The log as consensus sees it: all terms, the entries of the tail, and what of it is durable here.
+
+Entries before the tail are on disk only and are read when a lagging peer or a new applier needs them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from zraft.errors import impossible
+from zraft.messages import Entry
+
+ENTRY_OVERHEAD_BYTES = 100  # of an Entry in memory, beside its data
+MAX_RUN_BYTES = 1024 * 1024  # of entries in one message or one write, unless a single entry is larger
+
+
+class RaftLog:
+    """Indices begin at 1; index 0 has term 0 and is in every log.
+
+    Invariant: durable_index < unsent_index <= last_index + 1, and entries at or below durable_index are on this
+    node's disk exactly as they are here.
+    """
+
+    def __init__(self, term_runs: Iterable[tuple[int, int]], last_index: int, tail: Sequence[Entry]) -> None:
+        """term_runs: (first index, term) of each run of equal terms, ascending. tail: the entries up to last_index,
+        at least the last one (if there is any). All of it is durable."""
+        self._run_first: list[int] = [0]
+        self._run_term: list[int] = [0]
+        for first, term in term_runs:
+            self._run_first.append(first)
+            self._run_term.append(term)
+        self.last_index = last_index
+        self._entries: list[Entry] = list(tail)
+        self._tail_first = last_index - len(tail) + 1
+        self._tail_bytes = sum(len(entry.data) + ENTRY_OVERHEAD_BYTES for entry in tail)
+        if last_index and not tail:
+            raise impossible("a log without its last entry", last_index=last_index)
+        self.last_time_ms = tail[-1].time_ms if tail else 0  # the log's own clock; not turned back by a truncation
+        self.durable_index = last_index
+        self.unsent_index = last_index + 1  # the first entry that was not handed to the disk yet
+        self._writes: deque[list[int]] = deque()  # [sequence, last index that its completion proves durable]
+        self._run_cache: tuple[int, int, tuple[Entry, ...]] = (0, 0, ())
+
+    # --- reading
+
+    @property
+    def last_term(self) -> int:
+        """Term of the last entry, 0 if there is none."""
+        return self._run_term[-1]
+
+    @property
+    def tail_first(self) -> int:
+        """The first index whose entry is in memory."""
+        return self._tail_first
+
+    @property
+    def tail_bytes(self) -> int:
+        """What the entries in memory take."""
+        return self._tail_bytes
+
+    def _run(self, index: int) -> int:
+        if not 0 <= index <= self.last_index:
+            raise impossible("no such log index", index=index, last_index=self.last_index)
+        return bisect_right(self._run_first, index) - 1
+
+    def term(self, index: int) -> int:
+        """The term of the entry at index (0 for index 0)."""
+        if index == self.last_index:
+            return self._run_term[-1]
+        return self._run_term[self._run(index)]
+
+    def has(self, index: int, term: int) -> bool:
+        """Whether the log holds an entry of that term at that index (paper figure 2, AppendEntries 2)."""
+        return index <= self.last_index and self.term(index) == term
+
+    def first_index_of_run(self, index: int) -> int:
+        """The first index of the entries around index that share its term."""
+        return max(1, self._run_first[self._run(index)])
+
+    def last_index_of_term(self, term: int) -> int:
+        """The last index whose entry has a term of at most this one."""
+        run = bisect_right(self._run_term, term)
+        return self._run_first[run] - 1 if run < len(self._run_first) else self.last_index
+
+    def term_runs(self) -> list[tuple[int, int]]:
+        """(first index, term) of each run, ascending."""
+        return list(zip(self._run_first[1:], self._run_term[1:], strict=True))
+
+    def slice(self, first: int, last: int) -> tuple[Entry, ...]:
+        """Entries first..last of the tail, as many as MAX_RUN_BYTES allow, at least one. The same tuple for the same
+        run, so that whoever encodes it can do so once. The caller sees to it that first is in memory."""
+        if first > last:
+            return ()
+        if not self._tail_first <= first <= last <= self.last_index:
+            raise impossible("not in memory", first=first, last=last, tail=self._tail_first, end=self.last_index)
+        cached_first, cached_last, cached = self._run_cache
+        if cached_first == first and cached_last == last:
+            return cached
+        run = self._entries[first - self._tail_first : last - self._tail_first + 1]
+        size = 0
+        for count, entry in enumerate(run):
+            size += len(entry.data) + ENTRY_OVERHEAD_BYTES
+            if size > MAX_RUN_BYTES and count:
+                run = run[:count]
+                break
+        entries = tuple(run)
+        self._run_cache = (first, last, entries)
+        return entries
+
+    # --- growing and shrinking
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Add entries after the last one."""
+        self._entries.extend(entries)
+        index = self.last_index
+        term = self._run_term[-1]
+        for entry in entries:
+            index += 1
+            self._tail_bytes += len(entry.data) + ENTRY_OVERHEAD_BYTES
+            if entry.term != term:
+                term = entry.term
+                self._run_first.append(index)
+                self._run_term.append(term)
+        if entries:
+            self.last_index = index
+            self.last_time_ms = max(self.last_time_ms, entries[-1].time_ms)
+
+    def truncate(self, first: int) -> None:
+        """Remove the entries from first on. Completions of writes already under way prove nothing about what will
+        stand there (trap 8): each is capped, and the new entries count as unsent."""
+        if not 0 < first <= self.last_index:
+            raise impossible("truncation outside of the log", first=first, last_index=self.last_index)
+        kept = max(0, first - self._tail_first)
+        for entry in self._entries[kept:]:
+            self._tail_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
+        del self._entries[kept:]
+        self._tail_first = min(self._tail_first, first)
+        self.last_index = first - 1
+        while self._run_first[-1] >= first:
+            del self._run_first[-1], self._run_term[-1]
+        self.durable_index = min(self.durable_index, first - 1)
+        self.unsent_index = min(self.unsent_index, first)
+        for write in self._writes:
+            write[1] = min(write[1], first - 1)
+        self._run_cache = (0, 0, ())
+
+    def forget(self, through: int, keep_bytes: int) -> None:
+        """Let go of entries at or below `through` (durable and applied) from memory while they exceed keep_bytes.
+
+        Half of the bytes at once, for deleting from the front costs a move of the rest.
+        """
+        if self._tail_bytes <= keep_bytes:
+            return
+        through = min(through, self.durable_index)
+        count = 0
+        for entry in self._entries[: max(0, through - self._tail_first + 1)]:
+            if 2 * self._tail_bytes <= keep_bytes:
+                break
+            self._tail_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
+            count += 1
+        del self._entries[:count]
+        self._tail_first += count
+
+    # --- what is durable here
+
+    def sent(self, sequence: int, last: int) -> None:
+        """Entries up to last were handed to the disk with this write."""
+        self._writes.append([sequence, last])
+        self.unsent_index = last + 1
+
+    def synced(self, sequence: int) -> None:
+        """All writes up to this sequence are durable."""
+        while self._writes and self._writes[0][0] <= sequence:
+            self.durable_index = max(self.durable_index, self._writes.popleft()[1])
+
+    def restart_writes(self, disk_runs: Iterable[tuple[int, int]], disk_last_index: int) -> None:
+        """The disk's owner began a new life: only what it reports is durable, the rest is sent again.
+
+        By log matching the two logs agree up to the last index at which they agree.
+        """
+        disk = RaftLogTerms(disk_runs, disk_last_index)
+        agreed = min(self.last_index, disk_last_index)
+        while agreed and self.term(agreed) != disk.term(agreed):
+            agreed -= 1
+        if agreed < self.durable_index:
+            raise impossible("entries that were durable are gone", durable=self.durable_index, on_disk=agreed)
+        self._writes.clear()
+        self.durable_index = agreed
+        self.unsent_index = agreed + 1
+
+
+class RaftLogTerms:
+    """Terms by index, from runs alone."""
+
+    def __init__(self, runs: Iterable[tuple[int, int]], last_index: int) -> None:
+        pairs = [(0, 0), *runs]
+        self._first = [first for first, _ in pairs]
+        self._term = [term for _, term in pairs]
+        self.last_index = last_index
+
+    def term(self, index: int) -> int:
+        """The term at index."""
+        return self._term[bisect_right(self._first, index) - 1]

@@ -1,0 +1,84 @@
+"""What the leader knows of one follower, and how much it may send it."""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+
+MAX_INFLIGHT_MESSAGES = 64
+MAX_INFLIGHT_BYTES = 8 * 1024 * 1024
+
+
+class ProgressState(Enum):
+    """PROBE: where does its log end? One message at a time. REPLICATE: known; messages are pipelined."""
+
+    PROBE = "probe"
+    REPLICATE = "replicate"
+
+
+class Progress:
+    """Invariant: match_index < next_index, and match_index never goes back within one leader's term."""
+
+    def __init__(self, last_index: int, now_ms: int) -> None:
+        self.state = ProgressState.PROBE
+        self.match_index = 0
+        self.next_index = last_index + 1
+        self.last_contact_ms = now_ms
+        self.last_progress_ms = now_ms
+        self.probe_sent = False
+        self.reading = False  # entries for it are being read from disk
+        self._inflight: deque[tuple[int, int]] = deque()  # (last index, bytes) of messages without an answer
+        self._inflight_bytes = 0
+
+    def may_send(self) -> bool:
+        """Whether the window has room."""
+        if self.reading:
+            return False
+        if self.state is ProgressState.PROBE:
+            return not self.probe_sent
+        return len(self._inflight) < MAX_INFLIGHT_MESSAGES and self._inflight_bytes < MAX_INFLIGHT_BYTES
+
+    def sent(self, last_index: int, size_bytes: int, now_ms: int) -> None:
+        """An AppendEntries up to last_index is on its way."""
+        if self.state is ProgressState.PROBE:
+            self.probe_sent = True
+            return
+        if not self._inflight:
+            self.last_progress_ms = now_ms
+        self.next_index = last_index + 1
+        self._inflight.append((last_index, size_bytes))
+        self._inflight_bytes += size_bytes
+
+    def matched(self, index: int, now_ms: int) -> None:
+        """It holds everything up to index durably."""
+        if index > self.match_index:
+            self.match_index = index
+            self.last_progress_ms = now_ms
+        while self._inflight and self._inflight[0][0] <= index:
+            self._inflight_bytes -= self._inflight.popleft()[1]
+        self.next_index = max(self.next_index, index + 1)
+        self.probe_sent = False
+        self.state = ProgressState.REPLICATE
+
+    def rejected(self, refused_index: int, retry_index: int) -> bool:
+        """It refused entries after refused_index; try after retry_index - 1. False for a stale refusal."""
+        if self.state is ProgressState.REPLICATE:
+            if refused_index <= self.match_index:
+                return False
+        elif refused_index != self.next_index - 1:
+            return False
+        self.probe()
+        self.next_index = max(self.match_index + 1, min(retry_index, refused_index))
+        return True
+
+    def probe(self) -> None:
+        """Messages were lost, or the logs differ: find out again, from what is known for sure."""
+        self.state = ProgressState.PROBE
+        self.probe_sent = False
+        self.next_index = self.match_index + 1
+        self._inflight.clear()
+        self._inflight_bytes = 0
+
+    def stuck_for_ms(self, now_ms: int) -> int:
+        """For how long messages have been on their way without any progress; 0 if none is."""
+        return now_ms - self.last_progress_ms if self._inflight else 0

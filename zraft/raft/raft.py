@@ -1,0 +1,214 @@
+"""One Raft node: the inputs that it takes and the outputs that it gives. Start reading here.
+
+Inputs: `tick`, `step` (a peer's message), `propose`, `read`, `transfer_leadership`, `on_appended`, `on_applied`,
+`on_log_read`, `on_disk_full`, `on_log_writer_restarted`, `on_applier_restarted`. None of them does anything but
+change variables; after a batch of them `take_output` says what is to be written, sent, applied and answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from zraft.errors import NodeMustStop
+from zraft.messages import (
+    AppendEntries,
+    AppendReply,
+    EntryKind,
+    Heartbeat,
+    HeartbeatReply,
+    RequestVote,
+    TimeoutNow,
+    VoteReply,
+)
+from zraft.raft.election import Elections
+from zraft.raft.log import RaftLog
+from zraft.raft.replication import MAX_TAIL_BYTES
+from zraft.raft.state import Output, Role
+
+
+class Raft(Elections):
+    """See the module, and `State` for the variables."""
+
+    # --- time
+
+    def tick(self, now_ms: int) -> None:
+        """Time is now_ms (monotonic). If it jumped, this process did not run meanwhile, and neither did the messages
+        that wait in its sockets reach it: the time that it did not see does not count against anybody."""
+        first = self.now_ms == 0
+        missed = 0 if first else max(0, now_ms - self.now_ms - self.settings.heartbeat_ms)
+        self.now_ms = now_ms
+        if first:
+            self.arm_election()
+        elif missed:
+            self.forgive(missed)
+        if self.role is Role.LEADER:
+            self.tick_leader()
+        elif now_ms >= self.election_deadline_ms:
+            self.campaign()
+
+    def forgive(self, missed_ms: int) -> None:
+        """Move every deadline by the time that this node did not see."""
+        self.election_deadline_ms += missed_ms
+        self.transfer_deadline_ms += missed_ms
+        if self.oldest_write_ms is not None:
+            self.oldest_write_ms += missed_ms
+        for progress in self.progress.values():
+            progress.last_contact_ms += missed_ms
+            progress.last_progress_ms += missed_ms
+
+    def tick_leader(self) -> None:
+        """Heartbeats, check-quorum, a transfer that failed, a disk that does not answer."""
+        if self.disk_stalled():
+            self.give_up_leadership("its disk is full" if self.disk_full else "its disk does not answer")
+            return
+        self.check_quorum()
+        if self.role is not Role.LEADER:
+            return
+        if self.transferee and self.now_ms >= self.transfer_deadline_ms:
+            self.note(f"{self.transferee} did not take over: leads on")
+            self.transferee = None
+        if self.now_ms >= self.heartbeat_due_ms:
+            self.heartbeat_due_ms = self.now_ms + self.settings.heartbeat_ms
+            for peer, progress in self.progress.items():
+                self.send_heartbeat(peer, progress)
+            self.maybe_send_timeout_now()
+
+    # --- peers
+
+    def step(self, sender: str, message: Any) -> None:
+        """A message from a peer. Terms first (paper 5.1), then what it says."""
+        if sender == self.id or sender not in self.membership.voters:
+            return
+        if self.fresh:
+            self.stop_if_wiped(sender, message)
+        if message.term > self.current_term and not self.step_newer_term(sender, message):
+            return
+        if message.term < self.current_term:
+            self.step_older_term(sender, message)
+            return
+        kind = type(message)
+        if kind is AppendEntries:
+            self.on_append_entries(sender, message)
+        elif kind is Heartbeat:
+            self.on_heartbeat(sender, message)
+        elif kind is RequestVote:
+            self.on_request_vote(sender, message)
+        elif kind is VoteReply:
+            self.on_vote_reply(sender, message)
+        elif kind is TimeoutNow:
+            self.on_timeout_now(sender)
+        elif self.role is Role.LEADER:
+            if kind is AppendReply:
+                self.on_append_reply(sender, message)
+                self.maybe_send_timeout_now()
+            elif kind is HeartbeatReply:
+                self.on_heartbeat_contact(self.progress[sender])
+                self.on_round_ack(sender, message.round)
+
+    def stop_if_wiped(self, sender: str, message: Any) -> None:
+        """Trap 22: a node without any hard state cannot have taken part in this cluster's first election, which was
+        unanimous, so if there is a leader or a log, its own data was lost, and its votes with it; to go on could
+        elect two leaders in a term."""
+        kind = type(message)
+        has_data = kind in (AppendEntries, Heartbeat, TimeoutNow) or kind is RequestVote and message.last_log_index > 0
+        if has_data:
+            raise NodeMustStop(
+                f"{self.id}: its data directory is empty, but {sender} has data of a cluster with {self.id} in it: "
+                f"{self.id}'s data was lost. Remove {self.id} from the cluster and add it again as a new node"
+            )
+
+    def step_newer_term(self, sender: str, message: Any) -> bool:
+        """Returns whether the message, of a term above ours, is still to be handled in (or for) that term."""
+        kind = type(message)
+        if kind is RequestVote:
+            if not message.transfer and self.is_sticky():
+                if message.pre_vote:
+                    self.send(sender, VoteReply(self.current_term, False, True))
+                return False
+            if message.pre_vote:
+                self.on_request_vote(sender, message)
+                return False
+        if kind is VoteReply and message.pre_vote and message.granted:
+            self.on_vote_reply(sender, message)
+            return False
+        leads = kind is AppendEntries or kind is Heartbeat
+        self.become_follower(message.term, sender if leads else None, f"{sender} is in term {message.term}")
+        return True
+
+    def step_older_term(self, sender: str, message: Any) -> None:
+        """Who leads or campaigns in an old term is told of the present one; all else is late and means nothing."""
+        kind = type(message)
+        if kind is AppendEntries:
+            refusal = AppendReply(self.current_term, False, message.prev_log_index, 0, self.log.last_index + 1)
+            self.send(sender, refusal)
+        elif kind is Heartbeat:
+            self.send(sender, HeartbeatReply(self.current_term, message.round))
+        elif kind is RequestVote:
+            self.send(sender, VoteReply(self.current_term, False, message.pre_vote))
+
+    def on_timeout_now(self, sender: str) -> None:
+        """The leader wants this node to take over (dissertation 3.10). Late ones, of a leader that went on or is gone,
+        are recognised by the term."""
+        may_campaign = self.id in self.membership.voters and not self.disk_stalled()
+        if may_campaign and self.role in (Role.FOLLOWER, Role.PRE_CANDIDATE):
+            self.note(f"{sender} hands leadership over")
+            self.become_candidate(transfer=True)
+
+    # --- clients
+
+    def propose(self, commands: Sequence[bytes]) -> int | None:
+        """Append commands to the log of this leader. Returns the index of the first; None: refused, none appended."""
+        if self.role is not Role.LEADER or self.transferee or self.log.tail_bytes > MAX_TAIL_BYTES:
+            return None
+        return self.append_as_leader(EntryKind.COMMAND, commands)
+
+    # --- this node's disk and state machine
+
+    def on_appended(self, sequence: int) -> None:
+        """All writes up to this one are durable."""
+        self.durable_sequence = max(self.durable_sequence, sequence)
+        self.oldest_write_ms = None if sequence >= self.sequence else self.now_ms
+        self.log.synced(sequence)
+        if self.hard_state_durable:
+            self.on_hard_state_durable()
+
+    def on_disk_full(self, full: bool) -> None:
+        """There is no space for more, or there is again."""
+        self.note("the disk is full" if full else "the disk has space again")
+        self.disk_full = full
+        if full and self.role is Role.LEADER:
+            self.give_up_leadership("its disk is full")
+
+    def on_log_writer_restarted(self, disk_log: RaftLog) -> None:
+        """What was handed to it and not acknowledged may be lost: the rest is written again. Replies that waited for
+        it are lost, as packets are."""
+        self.log.restart_writes(disk_log.term_runs(), disk_log.last_index)
+        self.durable_sequence = self.sequence
+        self.oldest_write_ms = None
+        self.disk_full = False
+        if not self.fresh:
+            self.set_hard_state(self.current_term, self.voted_for)
+        self.reading_for_applier = False
+        for progress in self.progress.values():
+            progress.reading = False
+
+    def on_applier_restarted(self, applied: int) -> None:
+        """It holds the state up to applied; the rest is handed to it again."""
+        self.applied_index = self.applying_index = applied
+        self.applying_runs.clear()
+        self.reading_for_applier = False
+
+    # --- output
+
+    def take_output(self) -> Output:
+        """What is to be done now, once a batch of inputs was taken in; the caller does it in the order of Output."""
+        if self.role is Role.LEADER:
+            self.maybe_commit()
+            self.replicate()
+            self.maybe_start_read_round()
+        self.apply_committed()
+        write = self.take_write()
+        output, self.output = self.output, Output()
+        output.write = write
+        return output

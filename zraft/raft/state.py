@@ -1,0 +1,234 @@
+"""The variables of one Raft node, grouped by lifetime (as in Ongaro's TLA+ specification), and what it puts out.
+
+Nothing here decides; the rooms above (`replication`, `reads`, `election`, `raft`) do.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from random import Random
+from typing import Any, NamedTuple
+
+from zraft.messages import Entry, EntryKind
+from zraft.raft.log import RaftLog
+from zraft.raft.membership import Membership
+from zraft.raft.progress import Progress
+
+
+class Role(Enum):
+    """What a node is at present (paper figure 4; PRE_CANDIDATE: dissertation 9.6)."""
+
+    FOLLOWER = "follower"
+    PRE_CANDIDATE = "pre-candidate"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+
+
+class Settings(NamedTuple):
+    """election_timeout_ms: (least, most) of the randomized timeout. heartbeat_ms: how often a leader shows itself."""
+
+    election_timeout_ms: tuple[int, int] = (150, 300)
+    heartbeat_ms: int = 50
+
+    @property
+    def disk_stall_ms(self) -> int:
+        """A leader whose disk answers nothing for so long gives leadership up (trap 12)."""
+        return 5 * self.election_timeout_ms[1]
+
+
+class Durable(NamedTuple):
+    """What a node finds on its disk. fresh: nothing, not even a term (trap 22). applied: what the state machine of
+    this process has applied already; committed therefore."""
+
+    term: int
+    voted_for: str | None
+    log: RaftLog
+    fresh: bool
+    applied: int = 0
+
+
+class Write(NamedTuple):
+    """To make durable as one unit, in the order of `sequence`. runs: (first index, entries of one term). replies:
+    (peer, message) to release when this and all earlier writes are durable."""
+
+    sequence: int
+    hard_state: tuple[int, str | None] | None
+    runs: list[tuple[int, tuple[Entry, ...]]]
+    replies: list[tuple[str, Any]]
+
+
+@dataclass
+class Output:
+    """What a node wants done after a batch of inputs, in this order: write, send, apply, answer."""
+
+    write: Write | None = None
+    messages: list[tuple[str, Any]] = field(default_factory=list)  # (peer, message) to send at once
+    apply: list[tuple[int, tuple[Entry, ...]]] = field(default_factory=list)  # (first index, committed entries)
+    reads_ready: list[tuple[int, list[Any]]] = field(default_factory=list)  # (read_index, contexts)
+    reads_refused: list[Any] = field(default_factory=list)  # contexts; this node cannot answer them
+    log_reads: list[tuple[str, int]] = field(default_factory=list)  # (peer or "" for the applier, first index)
+    notes: list[str] = field(default_factory=list)  # for the log file
+
+
+class State:
+    """See the module. `voted_for` is None for nobody; node ids are strings; all times are milliseconds handed in."""
+
+    def __init__(self, node_id: str, membership: Membership, durable: Durable, settings: Settings, rng: Random) -> None:
+        self.id = node_id
+        self.settings = settings
+        self.rng = rng
+        # On disk before anything that depends on it is said (trap 7).
+        self.current_term = durable.term
+        self.voted_for = durable.voted_for
+        self.log = durable.log
+        self.fresh = durable.fresh
+        self.membership = membership
+        # Lost with this object.
+        self.role = Role.FOLLOWER
+        self.leader_id: str | None = None
+        self.commit_index = durable.applied
+        self.applying_index = durable.applied  # handed to the applier
+        self.applied_index = durable.applied
+        self.applying_runs: deque[int] = deque()  # last index of each run that the applier has not finished
+        self.reading_for_applier = False  # entries for it are being read from disk
+        self.now_ms = 0
+        self.election_deadline_ms = 0
+        self.last_leader_contact_ms: int | None = None
+        self.disk_full = False
+        # Candidates only.
+        self.votes: set[str] = set()
+        self.transfer_election = False  # the leader asked for it: voters shall not stick to the leader
+        # Leaders only.
+        self.progress: dict[str, Progress] = {}
+        self.term_start_index = 0  # of this leader's own first entry
+        self.transferee: str | None = None
+        self.transfer_deadline_ms = 0
+        self.heartbeat_due_ms = 0
+        self.log_clock: tuple[int, int] = (0, 0)  # (log time, monotonic time) when this leader began
+        self.read_round = 0  # the latest that was sent
+        self.read_round_acks: set[str] = set()
+        self.reads_in_round: list[Any] = []
+        self.reads_waiting: list[Any] = []
+        self.read_index = 0
+        # Writes under way.
+        self.sequence = 0
+        self.durable_sequence = 0
+        self.hard_state_sequence = 0
+        self.hard_state_changed = False
+        self.oldest_write_ms: int | None = None
+        self._replies: list[tuple[str, Any]] = []
+        self.output = Output()
+        for index, entry in enumerate(self.log.slice(self.log.tail_first, self.log.last_index), self.log.tail_first):
+            self.adopt_if_config(index, entry)
+        self.arm_election()
+
+    # --- who is a member
+
+    @property
+    def voters(self) -> list[str]:
+        """The ids of the voting members."""
+        return list(self.membership.voters)
+
+    @property
+    def peers(self) -> list[str]:
+        """The other voters."""
+        return [node for node in self.membership.voters if node != self.id]
+
+    def adopt_if_config(self, index: int, entry: Entry) -> None:
+        """The configuration in force is the latest in the log, committed or not."""
+        if entry.kind == EntryKind.CONFIG:
+            self.membership = Membership.decode(entry.data)
+            self.note(f"members from index {index} on: {', '.join(self.voters)}")
+
+    # --- saying things
+
+    def note(self, text: str) -> None:
+        """A line for the log file."""
+        self.output.notes.append(text)
+
+    @property
+    def hard_state_durable(self) -> bool:
+        """Whether the term and vote that this node holds are on its disk."""
+        return not self.hard_state_changed and self.hard_state_sequence <= self.durable_sequence
+
+    def send(self, peer: str, message: Any) -> None:
+        """Say something that depends on nothing but the term (and vote) being durable (trap 7)."""
+        if self.hard_state_durable:
+            self.output.messages.append((peer, message))
+        else:
+            self._replies.append((peer, message))
+
+    def send_when_durable(self, peer: str, message: Any) -> None:
+        """Say something that depends on all that was decided so far being durable."""
+        self._replies.append((peer, message))
+
+    # --- changing term, vote, role
+
+    def set_hard_state(self, term: int, voted_for: str | None) -> None:
+        """Take on a term and a vote; both reach the disk before any message that depends on them."""
+        self.current_term, self.voted_for = term, voted_for
+        self.hard_state_changed = True
+        self.fresh = False
+
+    def become_follower(self, term: int, leader_id: str | None, why: str) -> None:
+        """Paper 5.1: whoever learns of a newer term follows in it. The vote is kept within a term."""
+        if term > self.current_term:
+            self.set_hard_state(term, None)
+        if self.role is not Role.FOLLOWER:
+            self.note(f"{self.role.value} becomes follower in term {self.current_term}: {why}")
+            self.arm_election()
+        elif leader_id and leader_id != self.leader_id:
+            self.note(f"follows {leader_id} in term {self.current_term}")
+        self.role = Role.FOLLOWER
+        self.leader_id = leader_id
+        self.votes = set()
+        self.transfer_election = False
+        self.progress = {}
+        self.transferee = None
+        self.output.reads_refused += self.reads_in_round + self.reads_waiting
+        self.reads_in_round, self.reads_waiting = [], []
+
+    def arm_election(self) -> None:
+        """Begin a new randomized election timeout (paper 5.2)."""
+        least, most = self.settings.election_timeout_ms
+        self.election_deadline_ms = self.now_ms + self.rng.randint(least, most)
+
+    # --- the disk
+
+    def take_write(self) -> Write | None:
+        """All that must become durable now: hard state, new entries, and the replies that wait for either."""
+        log = self.log
+        runs: list[tuple[int, tuple[Entry, ...]]] = []
+        first = log.unsent_index
+        while first <= log.last_index:
+            entries = log.slice(first, log.last_index)
+            if entries[-1].term != entries[0].term:  # one term a run: the disk keeps terms by run
+                entries = log.slice(first, log.last_index_of_term(entries[0].term))
+            runs.append((first, entries))
+            first += len(entries)
+        if not runs and not self.hard_state_changed:
+            if not self._replies:
+                return None
+            if self.durable_sequence == self.sequence:  # nothing under way that they could depend on
+                self.output.messages += self._replies
+                self._replies = []
+                return None
+        self.sequence += 1
+        hard_state = (self.current_term, self.voted_for) if self.hard_state_changed else None
+        if self.hard_state_changed:
+            self.hard_state_sequence = self.sequence
+            self.hard_state_changed = False
+        if runs:
+            log.sent(self.sequence, log.last_index)
+        if self.oldest_write_ms is None:
+            self.oldest_write_ms = self.now_ms
+        replies, self._replies = self._replies, []
+        return Write(self.sequence, hard_state, runs, replies)
+
+    def disk_stalled(self) -> bool:
+        """Whether the disk is full, or has answered nothing for too long (trap 12)."""
+        if self.disk_full:
+            return True
+        return self.oldest_write_ms is not None and self.now_ms - self.oldest_write_ms > self.settings.disk_stall_ms
