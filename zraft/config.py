@@ -32,11 +32,10 @@ DEFAULT_THREADS: tuple[tuple[str, ...], ...] = (
 ACTORS: tuple[str, ...] = tuple(actor for group in DEFAULT_THREADS for actor in group)
 """The names that `threads` may use, each exactly once."""
 
-_KEYS = (
-    "node data_dir cluster join insecure json bind election_timeout_ms heartbeat_ms snapshot chaos threads".split()
-)
+_REQUIRED = ("node", "data_dir", "cluster")
+_OPTIONAL = ("join", "insecure", "json", "bind", "election_timeout_ms", "heartbeat_ms", "snapshot", "chaos", "threads")
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_ADDRESS = re.compile(r"tcp://(?P<host>\*|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?):(?P<port>[0-9]{1,5})")
+_ADDRESS = re.compile(r"tcp://(?P<host>\*|[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?):(?P<port>[0-9]{1,5})")
 
 _Key = tuple[str, ...]
 """Where a value stands: ("cluster", "n1", "peer") for `peer:` below `n1:` below `cluster:`."""
@@ -66,9 +65,9 @@ class Config:
     json: str | None
     """Where to serve JSON lines, ``tcp://host:port``; None: nowhere."""
     bind_client: str
-    """Where to listen for clients; the host is an IPv4 address or ``*``, never a name."""
+    """Where to listen for clients; the host may be ``*``."""
     bind_peer: str
-    """Where to listen for other nodes; the host is an IPv4 address or ``*``, never a name."""
+    """Where to listen for other nodes; the host may be ``*``."""
     election_timeout_ms: tuple[int, int]
     """Bounds of the randomized election timeout: least, most."""
     heartbeat_ms: int
@@ -103,12 +102,13 @@ class _Reader:
 
     def read(self) -> Config:
         self._values = self._mapping((), self._parse())
-        self._only((), self._values, _KEYS, required=("node", "data_dir", "cluster"))
+        self._only((), self._values, _REQUIRED + _OPTIONAL, required=_REQUIRED)
         node = self._node_id(("node",), self._values["node"])
         join = self._flag("join")
         cluster = self._cluster()
         if node not in cluster and not join:
-            self._refuse(("node",), f"{node!r} is not in `cluster` ({', '.join(cluster)}): add it there, or set `join: true`")
+            known = ", ".join(cluster)
+            self._refuse(("node",), f"{node!r} is not in `cluster` ({known}): add it there, or set `join: true`")
         bind = self._bind(node, cluster)
         json = self._address(("json",), self._values["json"], listen=True) if "json" in self._values else None
         self._check_listeners(bind, json, cluster)
@@ -141,8 +141,8 @@ class _Reader:
             raise ConfigError(f"{self._path}: cannot read this configuration file: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"{self._path}: expected UTF-8 text: {error.reason} at byte {error.start}") from error
-        loader = yaml.SafeLoader(text)
         try:
+            loader = yaml.SafeLoader(text)
             root = loader.get_single_node()
             if root is None:
                 raise ConfigError(f"{self._path}: the file is empty; expected at least `node`, `data_dir`, `cluster`")
@@ -155,8 +155,6 @@ class _Reader:
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             words = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigError(f"{self._path}: not valid YAML: {words}") from error
-        finally:
-            loader.dispose()
 
     def _note_lines(self, key: _Key, node: yaml.Node) -> None:
         """Remember the line of every key down to the deepest that a configuration has; refuse a key given twice.
@@ -226,7 +224,7 @@ class _Reader:
         return node
 
     def _address(self, key: _Key, value: object, *, listen: bool) -> str:
-        """A `tcp://host:port`; with `listen`, one that a socket can be bound to: a numeric host, or `*`."""
+        """A ``tcp://host:port``; only where a socket listens may the host be ``*``."""
         expected = "an address like tcp://127.0.0.1:7101 (a host name or IPv4 address, a port from 1 to 65535)"
         match = _ADDRESS.fullmatch(self._text(key, value, expected))
         if match is None or not 1 <= int(match["port"]) <= 65535:
@@ -234,13 +232,8 @@ class _Reader:
         host = "127.0.0.1" if match["host"] == "localhost" else match["host"]
         if host == "*" and not listen:
             self._refuse(key, "`*` is no address that others can reach; write it under `bind`")
-        if host != "*" and not _is_ipv4(host):
-            if host.replace(".", "").isdigit():
-                self._refuse(key, f"expected {expected}, got {_shown(value)}")
-            if listen:
-                # ZeroMQ resolves names when it connects, not when it binds.
-                hint = "" if key[0] != "cluster" else "; name it under `bind`, or `*` for all"
-                self._refuse(key, f"cannot listen on the host name {host!r}: expected an IPv4 address or `*`{hint}")
+        if host.replace(".", "").isdigit() and not _is_ipv4(host):
+            self._refuse(key, f"expected {expected}, got {_shown(value)}")
         return f"tcp://{host}:{int(match['port'])}"
 
     # Keys
@@ -331,7 +324,7 @@ class _Reader:
         if key[0] not in self._values:
             return DEFAULT_THREADS
         if not isinstance(value, list) or not all(isinstance(group, list) and group for group in value):
-            self._refuse(key, f"expected a list of lists of actors, like [[frontend, transport], ...], got {_shown(value)}")
+            self._refuse(key, f"expected a list of lists of actors, like [[applier], ...], got {_shown(value)}")
         seen: set[Hashable] = set()
         for actor in (actor for group in value for actor in group):
             if actor not in ACTORS:
@@ -343,7 +336,7 @@ class _Reader:
         if missing:
             self._refuse(key, f"every actor needs a thread; missing: {', '.join(missing)}")
         if ["log_writer"] not in value:
-            self._refuse(key, "log_writer needs a thread of its own, for it waits on the disk; write it as [log_writer]")
+            self._refuse(key, "log_writer waits on the disk and needs a thread of its own: [log_writer]")
         return tuple(tuple(group) for group in value)
 
 
@@ -365,8 +358,9 @@ def _host_and_port(address: str) -> tuple[str, str]:
 
 
 def _is_loopback(address: str) -> bool:
+    """Whether the file alone tells that `address` is this machine's only: a host name could mean anything."""
     host, _ = _host_and_port(address)
-    return host != "*" and ipaddress.IPv4Address(host).is_loopback
+    return _is_ipv4(host) and ipaddress.IPv4Address(host).is_loopback
 
 
 def _collide(one: str, other: str) -> bool:

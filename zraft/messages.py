@@ -204,7 +204,6 @@ class Apply(NamedTuple):
     Lost: with the applier; consensus begins again from what its successor says. Answer: Applied."""
 
     first_index: int
-    count: int
     entries: bytes
     tokens: tuple[tuple[int, int], ...]
 
@@ -368,6 +367,13 @@ class HostStopped(NamedTuple):
     host: str
 
 
+class HostDied(NamedTuple):
+    """a host's thread, as its last act -> supervisor: a bug ended it. The supervisor starts another on its sockets."""
+
+    host: str
+    reason: str
+
+
 class StopRequest(NamedTuple):
     """the program (a signal) -> supervisor: end this node cleanly."""
 
@@ -389,6 +395,6 @@ BUS_MESSAGES = (
     Apply, ReadAt, Applied,
     Propose, Read, TransferLeadership, Replies, StatusRequest, StatusReply, KillRequest,
     Outbound, Inbound, Identity, Arm, Tick,
-    StartActor, ActorStarted, ActorDied, ActorRestarted, KillActor, StopHost, HostStopped,
+    StartActor, ActorStarted, ActorDied, ActorRestarted, KillActor, StopHost, HostStopped, HostDied,
     StopRequest, HandOver, HandedOver,
 )  # fmt: skip

@@ -180,9 +180,14 @@ class Raft(Elections):
         if full and self.role is Role.LEADER:
             self.give_up_leadership("its disk is full")
 
+    def on_log_writer_lost(self) -> None:
+        """It began a new life: nothing is handed to it before it has said what is durable."""
+        self.log_writer_known = False
+
     def on_log_writer_restarted(self, disk_log: RaftLog) -> None:
         """What was handed to it and not acknowledged may be lost: the rest is written again. Replies that waited for
         it are lost, as packets are."""
+        self.log_writer_known = True
         self.log.restart_writes(disk_log.term_runs(), disk_log.last_index)
         self.durable_sequence = self.sequence
         self.oldest_write_ms = None
@@ -193,8 +198,13 @@ class Raft(Elections):
         for progress in self.progress.values():
             progress.reading = False
 
+    def on_applier_lost(self) -> None:
+        """It began a new life: nothing is handed to it before it has said what it holds."""
+        self.applier_known = False
+
     def on_applier_restarted(self, applied: int) -> None:
         """It holds the state up to applied; the rest is handed to it again."""
+        self.applier_known = True
         self.applied_index = self.applying_index = applied
         self.applying_runs.clear()
         self.reading_for_applier = False

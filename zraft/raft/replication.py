@@ -65,7 +65,7 @@ class Replication(State):
                 self.send_append_entries(reader, progress, tuple(entries))
         else:
             self.reading_for_applier = False
-            last = min(self.commit_index, self.log.durable_index)
+            last = min(self.commit_index, self.log.durable_index) if self.applier_known else 0
             if entries and first == self.applying_index + 1 and first <= last:
                 run = tuple(entries[: last - first + 1])
                 self.hand_to_applier(first, run)
@@ -178,7 +178,7 @@ class Replication(State):
     def apply_committed(self) -> None:
         """Hand on what is committed *and durable here*: with the leader's own write in parallel to replication, a
         majority of others can commit what its disk does not have yet (dissertation 10.2.1)."""
-        last = min(self.commit_index, self.log.durable_index)
+        last = min(self.commit_index, self.log.durable_index) if self.applier_known else 0
         while self.applying_index < last and len(self.applying_runs) < MAX_APPLYING_RUNS:
             first = self.applying_index + 1
             if first < self.log.tail_first:

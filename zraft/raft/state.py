@@ -112,6 +112,9 @@ class State:
         self.reads_in_round: list[Any] = []
         self.reads_waiting: list[Any] = []
         self.read_index = 0
+        # Whether the owners of the disk and of the state machine have said where they stand.
+        self.log_writer_known = True
+        self.applier_known = True
         # Writes under way.
         self.sequence = 0
         self.durable_sequence = 0
@@ -199,6 +202,8 @@ class State:
 
     def take_write(self) -> Write | None:
         """All that must become durable now: hard state, new entries, and the replies that wait for either."""
+        if not self.log_writer_known:
+            return None
         log = self.log
         runs: list[tuple[int, tuple[Entry, ...]]] = []
         first = log.unsent_index

@@ -1,0 +1,95 @@
+"""A client without a cluster: it answers from a dict, and can be told to fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from zraft.client.requests import KeyValue
+
+
+def report(node: str, number: int, **changes: Any) -> dict[str, Any]:
+    """What a healthy follower says of itself."""
+    return {
+        "node": node,
+        "role": "follower",
+        "term": 3,
+        "leader": "n1",
+        "commit_index": 12,
+        "last_applied": 12,
+        "last_index": 12,
+        "snapshot_index": 0,
+        "revision": 7,
+        "state_hash": "00ff00ff00ff00ff",
+        "members": {f"n{i}": {"client": f"tcp://127.0.0.1:710{i}", "peer": f"tcp://127.0.0.1:720{i}"} for i in (1, 2)},
+        "pid": 100 + number,
+        "actors": {"consensus": {"incarnation": 1, "queue": 0}},
+        "endpoint": f"tcp://127.0.0.1:710{number}",
+        **changes,
+    }
+
+
+def silent(number: int) -> dict[str, Any]:
+    """What stands for a node that does not answer."""
+    endpoint = f"tcp://127.0.0.1:710{number}"
+    return {**dict.fromkeys(report("x", 0)), "endpoint": endpoint, "error": f"{endpoint}: no answer"}
+
+
+class FakeClient:
+    """Stands in for zraft.client.sync.Client. A test derives its own class from it and fills the class attributes."""
+
+    data: dict[bytes, bytes] = {}
+    reports: list[dict[str, Any]] = []
+    error: Exception | None = None
+    made_with: list[tuple[Any, float]] = []
+    transfers: list[str | None] = []
+    faults: list[tuple[str, dict[str, Any]]] = []
+
+    def __init__(self, endpoints: str | Iterable[str] | None = None, timeout: float = 5.0) -> None:
+        self.endpoints = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints or ())
+        self.made_with.append((self.endpoints, timeout))
+
+    def __enter__(self) -> FakeClient:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        return
+
+    def _fail(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def set(self, key: bytes, value: bytes) -> int:
+        self._fail()
+        self.data[key] = value
+        return 7
+
+    def get_entry(self, key: bytes) -> KeyValue | None:
+        self._fail()
+        return KeyValue(key, self.data[key], 5, 6, 2) if key in self.data else None
+
+    def delete(self, key: bytes) -> bool:
+        self._fail()
+        return self.data.pop(key, None) is not None
+
+    def cas(self, key: bytes, expected: bytes | None, new: bytes) -> bool:
+        self._fail()
+        if self.data.get(key) != expected:
+            return False
+        self.data[key] = new
+        return True
+
+    def range(self, prefix: bytes) -> list[KeyValue]:
+        self._fail()
+        return [KeyValue(key, self.data[key], 5, 6, 2) for key in sorted(self.data) if key.startswith(prefix)]
+
+    def status(self) -> list[dict[str, Any]]:
+        return [report for report in self.reports if not self.endpoints or report["endpoint"] in self.endpoints]
+
+    def transfer_leadership(self, to: str | None) -> None:
+        self._fail()
+        self.transfers.append(to)
+
+    def inject_fault(self, endpoint: str, fault: dict[str, Any], *, timeout: float | None = None) -> None:
+        self.faults.append((endpoint, fault))
+        self._fail()

@@ -1,0 +1,331 @@
+"""Some Raft nodes, their disks and the network between them, all in the test's hands.
+
+Nothing happens by itself: messages lie in `Cluster.network` until they are delivered, writes in `ModelDisk.queue`
+until they are completed, and time is a number. `settle` and `run` do the usual thing for tests that do not care.
+After every step of a node the cluster's invariants are checked (`cluster_invariants`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any, NamedTuple
+
+from cluster_invariants import Invariants
+
+from zraft.errors import NodeMustStop
+from zraft.messages import Entry, EntryKind
+from zraft.raft import Address, Durable, Membership, Output, Raft, Role, Settings, Write
+from zraft.raft.log import RaftLog
+
+SETTINGS = Settings(election_timeout_ms=(150, 300), heartbeat_ms=50)
+START_MS = 1_000_000  # the monotonic clock of a machine that has been up for a while
+
+
+class Packet(NamedTuple):
+    """A message on its way."""
+
+    sender: str
+    receiver: str
+    message: Any
+
+
+class LogRead(NamedTuple):
+    """consensus wants entries that are only on disk; reader as in Output.log_reads."""
+
+    reader: str
+    first: int
+
+
+class ModelDisk:
+    """What the log_writer and its disk do: one queue, in order; what is completed is durable."""
+
+    def __init__(self) -> None:
+        self.hard_state: tuple[int, str | None] | None = None
+        self.entries: list[Entry] = []
+        self.queue: deque[Write | LogRead] = deque()
+        self.stalled = False
+
+    def write(self, write: Write, runs: int | None = None) -> None:
+        """Make durable: the hard state, then all runs, or only the first `runs` of them (a torn tail)."""
+        if write.hard_state is not None:
+            self.hard_state = write.hard_state
+        for first, entries in write.runs[:runs]:
+            assert 1 <= first <= len(self.entries) + 1, f"gap on disk: {first} after {len(self.entries)}"
+            assert len({entry.term for entry in entries}) == 1, "one term a run"
+            self.entries[first - 1 :] = entries
+
+    def lose_queue(self, written: int = 0, torn_runs: int = 0) -> None:
+        """The process ends: of the queue the first `written` items reached the disk, and of the next a part."""
+        for position, item in enumerate(self.queue):
+            if isinstance(item, Write) and position <= written:
+                self.write(item, None if position < written else torn_runs)
+            if position == written:
+                break
+        self.queue.clear()
+
+    def log(self, tail: int | None = None) -> RaftLog:
+        """As recovered from disk, the last `tail` entries (at least one; all by default) in memory."""
+        runs: list[tuple[int, int]] = []
+        for index, entry in enumerate(self.entries, 1):
+            if not runs or runs[-1][1] != entry.term:
+                runs.append((index, entry.term))
+        count = len(self.entries)
+        return RaftLog(runs, count, self.entries if tail is None else self.entries[count - min(count, max(1, tail)) :])
+
+
+class Node:
+    """One node: `raft` is replaced at a restart, `disk` stays, `applied` is its state machine."""
+
+    def __init__(self, node_id: str, voters: Iterable[str], rng: Random) -> None:
+        self.id = node_id
+        self.rng = rng
+        self.founding = Membership(0, {voter: Address(f"tcp://{voter}:1", f"tcp://{voter}:2") for voter in voters})
+        self.disk = ModelDisk()
+        self.done: deque[Callable[[], Any]] = deque()  # answers of the log_writer that consensus has not seen yet
+        self.applied: list[Entry] = []
+        self.applying: deque[tuple[int, tuple[Entry, ...]]] = deque()
+        self.answers: list[tuple[int, Any]] = []  # (read index, context)
+        self.refused: list[Any] = []
+        self.notes: list[str] = []
+        self.running = True
+        self.stop_reason = ""
+        self.lives = 0
+        self.begin()
+
+    def begin(self, tail: int | None = None) -> None:
+        """A new life of consensus, from what is on disk and what the state machine has applied."""
+        disk = self.disk
+        members = Membership.decode(disk.entries[0].data) if disk.entries else self.founding
+        term, vote = disk.hard_state or (0, None)
+        durable = Durable(term, vote, disk.log(tail), disk.hard_state is None, len(self.applied))
+        self.raft = Raft(self.id, members, durable, SETTINGS, self.rng)
+        self.done.clear()
+        self.applying.clear()
+        self.lives += 1
+
+    def entry(self, index: int) -> Entry:
+        """From memory or, if it was let go of, from disk."""
+        log = self.raft.log
+        return log.slice(index, index)[0] if index >= log.tail_first else self.disk.entries[index - 1]
+
+    @property
+    def log_terms(self) -> list[int]:
+        return [self.raft.log.term(index) for index in range(1, self.raft.log.last_index + 1)]
+
+
+class Cluster:
+    """Nodes n1..nN, `cut` links (directed), and what is under way."""
+
+    def __init__(self, size: int, seed: int = 0, check: bool = True) -> None:
+        self.rng = Random(seed)
+        self.now_ms = START_MS
+        self.network: list[Packet] = []
+        self.cut: set[tuple[str, str]] = set()
+        self.drop: Callable[[Packet], bool] = lambda packet: False
+        self.sent: list[Packet] = []  # everything that ever left a node
+        names = [f"n{number}" for number in range(1, size + 1)]
+        self.nodes = {name: Node(name, names, Random(f"{seed}/{name}")) for name in names}
+        self.invariants = Invariants(self.nodes) if check else None
+        for node in self.nodes.values():
+            self.input(node, lambda raft: raft.tick(self.now_ms))
+
+    def __getitem__(self, name: str) -> Node:
+        return self.nodes[name]
+
+    # --- one node
+
+    def input(self, node: Node, *inputs: Callable[[Raft], Any]) -> Any:
+        """Give a node a batch of inputs and do with its output what its actors would. Returns the last one's result."""
+        if not node.running:
+            return None
+        result: Any = None
+        try:
+            for function in inputs:
+                result = function(node.raft)
+        except NodeMustStop as error:
+            node.stop_reason = str(error)
+            self.stop(node)
+            return None
+        self.carry_out(node, node.raft.take_output())
+        if self.invariants:
+            self.invariants.after_step(node)
+        return result
+
+    def carry_out(self, node: Node, output: Output) -> None:
+        if output.write:
+            node.disk.queue.append(output.write)
+        self.send(node, output.messages)
+        node.applying.extend(output.apply)
+        for read_index, contexts in output.reads_ready:
+            node.answers += [(read_index, context) for context in contexts]
+        node.refused += output.reads_refused
+        node.disk.queue.extend(LogRead(*read) for read in output.log_reads)
+        node.notes += output.notes
+
+    def send(self, node: Node, messages: Iterable[tuple[str, Any]]) -> None:
+        for peer, message in messages:
+            packet = Packet(node.id, peer, message)
+            if self.invariants:
+                self.invariants.on_send(packet)
+            self.sent.append(packet)
+            if (node.id, peer) not in self.cut and not self.drop(packet):
+                self.network.append(packet)
+
+    def deliver(self, *packets: Packet) -> None:
+        """To one receiver, in one batch. A packet need not come from the network; cut links swallow it."""
+        for packet in packets:
+            if packet in self.network:
+                self.network.remove(packet)
+        arrived = [packet for packet in packets if (packet.sender, packet.receiver) not in self.cut]
+        if arrived:
+            steps = [lambda raft, p=packet: raft.step(p.sender, p.message) for packet in arrived]
+            self.input(self.nodes[arrived[0].receiver], *steps)
+
+    def complete(self, node: Node, count: int | None = None) -> None:
+        """The disk finishes the first `count` items of its queue (all by default); replies go out at once, consensus
+        hears of it by `notify`."""
+        sequence = 0
+        for _ in range(len(node.disk.queue) if count is None else count):
+            item = node.disk.queue.popleft()
+            if isinstance(item, Write):
+                node.disk.write(item)
+                self.send(node, item.replies)
+                sequence = item.sequence
+                continue
+            if sequence:
+                node.done.append(lambda raft, done=sequence: raft.on_appended(done))
+                sequence = 0
+            entries = node.disk.entries[item.first - 1 : item.first + 2]  # a few at a time, of any terms
+            node.done.append(lambda raft, i=item, found=entries: raft.on_log_read(i.reader, i.first, found))
+        if sequence:
+            node.done.append(lambda raft: raft.on_appended(sequence))
+
+    def notify(self, node: Node) -> None:
+        """Consensus takes in what the log_writer has to say."""
+        events = list(node.done)
+        node.done.clear()
+        if events:
+            self.input(node, *events)
+
+    def apply(self, node: Node) -> None:
+        """The state machine takes the next run of committed entries."""
+        first, entries = node.applying.popleft()
+        if self.invariants:
+            self.invariants.on_apply(node, first, entries)
+        node.applied += entries
+        last = first + len(entries) - 1
+        self.input(node, lambda raft: raft.on_applied(last))
+
+    def stop(self, node: Node, written: int = 0, torn_runs: int = 0) -> None:
+        """The process ends (SIGKILL, power cut): what is not durable is lost, the state machine too."""
+        node.running = False
+        node.disk.lose_queue(written, torn_runs)
+        node.done.clear()
+        node.applying.clear()
+        node.applied = []
+
+    def start(self, node: Node, tail: int | None = None) -> None:
+        node.running = True
+        node.begin(tail)
+        self.tick(node)
+
+    def restart(self, name: str) -> None:
+        self.stop(self.nodes[name])
+        self.start(self.nodes[name])
+
+    def restart_log_writer(self, node: Node, written: int = 0, torn_runs: int = 0) -> None:
+        node.disk.lose_queue(written, torn_runs)
+        node.done.clear()
+        self.input(node, lambda raft: raft.on_log_writer_restarted(node.disk.log()))
+
+    def tick(self, *nodes: Node) -> None:
+        for node in nodes or self.nodes.values():
+            self.input(node, lambda raft: raft.tick(self.now_ms))
+
+    # --- all of them
+
+    def settle(self) -> None:
+        """Complete, deliver and apply all that is under way, until nothing is."""
+        for _ in range(10_000):
+            busy = False
+            for node in self.nodes.values():
+                if node.running and node.disk.queue and not node.disk.stalled:
+                    self.complete(node)
+                    busy = True
+                self.notify(node)
+                while node.running and node.applying:
+                    self.apply(node)
+            if self.network:
+                self.deliver(self.network[0])
+            elif not busy:
+                return
+        raise AssertionError("the cluster does not come to rest")
+
+    def run(self, duration_ms: int, until: Callable[[], Any] | None = None, settle: bool = True) -> bool:
+        """Let time pass, 10 ms at a step. Returns whether `until` came true."""
+        end_ms = self.now_ms + duration_ms
+        while self.now_ms < end_ms:
+            self.now_ms += 10
+            self.tick()
+            if settle:
+                self.settle()
+            if until and until():
+                return True
+        return False
+
+    def elect(self, name: str) -> Node:
+        """Let this node's election timeout be the first to pass, wait out the others' loyalty to an older leader."""
+        node = self.nodes[name]
+        least, most = SETTINGS.election_timeout_ms
+        for raft in (other.raft for other in self.nodes.values() if other.raft.role is not Role.LEADER):
+            raft.election_deadline_ms = self.now_ms + least + 10 + (0 if raft is node.raft else 2 * most)
+        self.run(least + 20)
+        assert node.raft.role is Role.LEADER, f"{name} is {node.raft.role.value}: {node.notes}"
+        return node
+
+    def leaders(self) -> list[Node]:
+        return [node for node in self.nodes.values() if node.running and node.raft.role is Role.LEADER]
+
+    def leader(self) -> Node:
+        """The one of the newest term."""
+        return max(self.leaders(), key=lambda node: node.raft.current_term)
+
+    def isolate(self, *names: str) -> None:
+        """Cut these off from all others; among themselves they stay connected."""
+        self.cut = {(a, b) for a in self.nodes for b in self.nodes if (a in names) != (b in names)}
+
+    def connect_only(self, *links: tuple[str, str]) -> None:
+        """Cut every link but these (both directions)."""
+        kept = {*links, *((b, a) for a, b in links)}
+        self.cut = {(a, b) for a in self.nodes for b in self.nodes if a != b and (a, b) not in kept}
+
+    def heal(self) -> None:
+        self.cut = set()
+
+    def propose(self, node: Node, *commands: bytes) -> int | None:
+        """Returns the index of the first, or None if refused. `settle` does the rest."""
+        return self.input(node, lambda raft: raft.propose(commands))
+
+    def read(self, node: Node, context: Any) -> bool:
+        return self.input(node, lambda raft: raft.read([context]))
+
+    def write_log(self, name: str, terms: Iterable[int], term: int, voted_for: str | None = None) -> None:
+        """Give a node this history, as the paper's figures do: one letter a term, entry 1 founds the cluster."""
+        node = self.nodes[name]
+        node.disk.entries = log_of_terms(terms, node.founding)
+        node.disk.hard_state = (term, voted_for)
+        node.begin()
+        self.tick(node)
+
+
+def log_of_terms(terms: Iterable[int], founding: Membership) -> list[Entry]:
+    """Entries of these terms, the same for the same index and term."""
+    entries = []
+    for index, term in enumerate(terms, 1):
+        if index == 1:
+            entries.append(Entry(term, 0, EntryKind.CONFIG, founding._replace(cluster_id=7).encode()))
+        else:
+            entries.append(Entry(term, 10 * term, EntryKind.COMMAND, f"{index}:{term}".encode()))
+    return entries

@@ -1,0 +1,247 @@
+"""Everything that can go wrong at once, by dice: messages lost, doubled, reordered and late, nodes and actors killed
+with what was not durable, partitions, slow and full disks, pauses. The invariants are checked at every step; then the
+faults end, and the cluster must elect a leader and commit."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from cluster_harness import Cluster, Node
+
+from zraft.raft import Role
+
+STEPS = 500
+
+
+class Faults:
+    """One seeded run. Each method with a weight is something that may happen next."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = rng = Random(seed)
+        self.cluster = Cluster(rng.choice([1, 2, 3, 3, 3, 5, 5]), seed)
+        self.nodes = list(self.cluster.nodes.values())
+        self.paused: set[str] = set()
+        self.reads: dict[str, tuple[str, int]] = {}  # context -> (node, what was committed when it came)
+        self.answered = self.proposed = 0
+        self.reordering = rng.choice([[1], [1, 1, 1, 4], [1, 4, 100]])
+        self.step_ms = rng.choice([[1, 5], [1, 5, 10], [5, 10, 40], [10, 10, 10, 70]])
+        weights = {
+            self.deliver: 40,
+            self.pass_time: 30,
+            self.complete_writes: 25,
+            self.notify: 25,
+            self.apply: 15,
+            self.propose: 12,
+            self.read: 4,
+            self.let_run: 1.5,
+            self.lose: rng.choice([0, 1, 8]),
+            self.double: rng.choice([0, 1, 5]),
+            self.crash_or_start: rng.choice([0, 0.5, 1.5]),
+            self.kill_actor: rng.choice([0, 0.5, 1]),
+            self.partition: rng.choice([0, 0.3, 1]),
+            self.stall_disk: rng.choice([0, 0.3]),
+            self.fill_disk: rng.choice([0, 0.2]),
+            self.pause: rng.choice([0, 0.3]),
+            self.transfer: rng.choice([0, 0.3]),
+        }
+        self.actions, self.weights = list(weights), list(weights.values())
+
+    def run(self, steps: int) -> None:
+        if self.rng.random() < 0.8:
+            self.cluster.run(2_000, until=self.cluster.leaders)
+        for action in self.rng.choices(self.actions, self.weights, k=steps):
+            action()
+            self.check_reads()
+
+    def awake(self) -> list[Node]:
+        return [node for node in self.nodes if node.running and node.id not in self.paused]
+
+    def some(self) -> list[Node]:
+        return [node for node in self.awake() if self.rng.random() < 0.6]
+
+    def one(self) -> Node | None:
+        awake = self.awake()
+        return self.rng.choice(awake) if awake else None
+
+    # --- what may happen
+
+    def deliver(self) -> None:
+        network = self.cluster.network
+        for _ in range(self.rng.choice([1, 2, 6])):
+            if not network:
+                return
+            front = min(len(network), self.rng.choice(self.reordering))
+            packet = network[self.rng.randrange(front)]
+            if packet.receiver in self.paused:
+                continue
+            batch = [packet]
+            if self.rng.random() < 0.3:
+                batch = [other for other in network if other.receiver == packet.receiver][:5]
+            self.cluster.deliver(*batch)
+
+    def pass_time(self) -> None:
+        self.cluster.now_ms += self.rng.choice(self.step_ms)
+        self.cluster.tick(*(self.awake() or self.nodes))
+
+    def let_run(self) -> None:
+        """Without new faults for a while; partitions, stalled disks and dead nodes stay."""
+        if not self.paused:
+            self.cluster.run(self.rng.choice([50, 200, 500]))
+
+    def complete_writes(self) -> None:
+        for node in self.some():
+            if node.disk.queue and not node.disk.stalled:
+                self.cluster.complete(node, self.rng.randint(1, len(node.disk.queue)))
+
+    def notify(self) -> None:
+        for node in self.some():
+            self.cluster.notify(node)
+
+    def apply(self) -> None:
+        for node in self.some():
+            if node.applying:
+                self.cluster.apply(node)
+
+    def propose(self) -> None:
+        for node in self.awake():
+            if node.raft.role is Role.LEADER:
+                self.proposed += 1
+                data = [b"%d.%d" % (self.proposed, number) for number in range(self.rng.choice([1, 1, 3]))]
+                self.cluster.propose(node, *data)
+
+    def read(self) -> None:
+        for node in self.awake():
+            context = f"read {len(self.reads)}"
+            self.reads[context] = (node.id, len(self.cluster.invariants.committed))
+            self.cluster.read(node, context)
+
+    def lose(self) -> None:
+        if self.cluster.network:
+            self.cluster.network.pop(self.rng.randrange(len(self.cluster.network)))
+
+    def double(self) -> None:
+        if self.cluster.sent:
+            self.cluster.network.append(self.rng.choice(self.cluster.sent[-200:]))
+
+    def crash_or_start(self) -> None:
+        node = self.rng.choice([*self.nodes, *self.cluster.leaders()])
+        if node.running:
+            self.cluster.stop(node, *self.reached_disk(node))
+        else:
+            self.cluster.start(node, self.rng.choice([1, 3, None]))
+
+    def kill_actor(self) -> None:
+        node = self.one()
+        actor = self.rng.choice(["consensus", "log_writer", "applier"])
+        if node is None:
+            return
+        if actor == "consensus":
+            node.disk.lose_queue(*self.reached_disk(node))
+            node.begin(self.rng.choice([1, 3, None]))
+            self.cluster.tick(node)
+        elif actor == "log_writer":
+            self.cluster.restart_log_writer(node, *self.reached_disk(node))
+        else:
+            node.applied, _ = [], node.applying.clear()
+            self.cluster.input(node, lambda raft: raft.on_applier_restarted(0))
+
+    def reached_disk(self, node: Node) -> tuple[int, int]:
+        return self.rng.randint(0, len(node.disk.queue)), self.rng.randint(0, 2)
+
+    def partition(self) -> None:
+        names = [node.id for node in self.nodes]
+        kind = self.rng.choice(["heal", "heal", "leader", "group", "links"])
+        self.cluster.heal()
+        leaders = [node.id for node in self.cluster.leaders()]
+        if kind == "leader" and leaders:
+            self.cluster.isolate(*leaders)
+        if kind == "group":
+            self.cluster.isolate(*self.rng.sample(names, self.rng.randint(1, len(names))))
+        elif kind == "links":
+            self.cluster.cut = {(a, b) for a in names for b in names if a != b and self.rng.random() < 0.3}
+
+    def stall_disk(self) -> None:
+        disk = self.rng.choice(self.nodes).disk
+        disk.stalled = not disk.stalled
+
+    def fill_disk(self) -> None:
+        node = self.one()
+        if node:
+            full = not node.disk.stalled
+            node.disk.stalled = full
+            self.cluster.input(node, lambda raft: raft.on_disk_full(full))
+
+    def pause(self) -> None:
+        if self.paused:
+            self.paused.clear()
+        else:
+            self.paused = {self.rng.choice(self.nodes).id}
+
+    def transfer(self) -> None:
+        target = self.rng.choice(["", *self.cluster.nodes])
+        for node in self.awake():
+            self.cluster.input(node, lambda raft: raft.transfer_leadership(target))
+
+    # --- what must hold
+
+    def check_reads(self) -> None:
+        """A read sees everything that anybody knew as committed when it came (dissertation 6.4)."""
+        for node in self.nodes:
+            for read_index, context in node.answers:
+                asked, committed = self.reads[context]
+                assert asked == node.id and read_index >= committed, f"{context} at {read_index}, not {committed}"
+                self.answered += 1
+            node.answers.clear()
+            node.refused.clear()
+
+    def calm(self) -> None:
+        """No more faults: it must elect, commit what is new, and bring everybody to the same state."""
+        cluster = self.cluster
+        self.paused.clear()
+        cluster.heal()
+        for node in self.nodes:
+            node.disk.stalled = False
+            if node.running:
+                cluster.input(node, lambda raft: raft.on_disk_full(False))
+            else:
+                cluster.start(node)
+        if not cluster.run(5_000, until=cluster.leaders):
+            raise AssertionError(f"no leader: {[(n.id, n.raft.role, n.raft.current_term) for n in self.nodes]}")
+        cluster.run(1_000)
+        assert len(cluster.leaders()) == 1
+        leader = cluster.leader()
+        term = leader.raft.current_term
+        last = cluster.propose(leader, b"after the faults")
+        self.reads["last"] = (leader.id, len(cluster.invariants.committed))
+        assert cluster.read(leader, "last")
+        cluster.run(300)
+        self.check_reads()
+        for node in self.nodes:
+            assert (node.raft.commit_index, len(node.applied)) == (last, last), (node.id, node.raft.commit_index, last)
+            assert node.applied == cluster.invariants.committed
+        assert leader.raft.current_term == term and leader.raft.role is Role.LEADER, "no election without faults"
+
+
+def play(seed: int) -> Faults:
+    faults = Faults(seed)
+    faults.run(STEPS)
+    faults.calm()
+    return faults
+
+
+@pytest.fixture(autouse=True)
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let lagging peers and appliers be fed from disk, and messages be split."""
+    monkeypatch.setattr("zraft.raft.replication.KEEP_TAIL_BYTES", 600)
+    monkeypatch.setattr("zraft.raft.log.MAX_RUN_BYTES", 350)
+
+
+@pytest.mark.parametrize("hundred", range(2))
+def test_all_faults_by_dice(hundred: int) -> None:
+    for seed in range(100 * hundred, 100 * (hundred + 1)):
+        try:
+            play(seed)
+        except BaseException as error:
+            error.add_note(f"seed {seed}") if hasattr(error, "add_note") else print(f"seed {seed}")
+            raise

@@ -1,0 +1,93 @@
+"""Owns the state machine: applies what is committed, in order, and answers the clients of this node.
+
+Its death loses the whole state; its successor says so (Applied 0), and consensus hands it the log again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from zraft.bus.actor import Actor, Context
+from zraft.errors import impossible
+from zraft.messages import Applied, Apply, EntryKind, ReadAt, Recover, Replies
+from zraft.statemachine.machine import StateMachine
+from zraft.wire import ReplyStatus, unpack_entries
+
+_COMMAND = int(EntryKind.COMMAND)
+_OK = int(ReplyStatus.OK)
+
+
+class Applier(Actor):
+    """One state machine a life."""
+
+    name = "applier"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.machine = StateMachine()
+        self.waiting_reads: deque[tuple[int, int, bytes]] = deque()  # (read_index, token, query)
+        self.replies: list[tuple[int, int, bytes]] = []
+        self.announced = -1
+        self.handlers |= {Recover: self.on_recover, Apply: self.on_apply, ReadAt: self.on_read_at}
+
+    def on_recover(self, sender: str, message: Recover) -> None:
+        """A consensus began a life, or saw this one begin: tell it where to go on. Reads of an older one are void."""
+        self.waiting_reads.clear()
+        self.announced = self.machine.last_applied
+        self.context.send(sender, Applied(self.announced))
+
+    def on_apply(self, sender: str, message: Apply) -> None:
+        """The next committed entries."""
+        machine = self.machine
+        index = message.first_index
+        if index != machine.last_applied + 1:
+            raise impossible("a gap in what is applied", first_index=index, last_applied=machine.last_applied)
+        tokens = dict(message.tokens)
+        for _, time_ms, kind, data in unpack_entries(message.entries):
+            if kind == _COMMAND:
+                result = machine.apply(index, time_ms, data)
+                if index in tokens:
+                    self.replies.append((tokens[index], _OK, result))
+            else:
+                machine.skip(index, time_ms)
+            index += 1
+        self.answer_reads()
+
+    def on_read_at(self, sender: str, message: ReadAt) -> None:
+        """Reads wait for their index."""
+        self.waiting_reads.extend((message.read_index, token, query) for token, query in message.reads)
+        self.answer_reads()
+
+    def answer_reads(self) -> None:
+        """Those whose index is applied; they are in the order of their indices."""
+        machine, waiting = self.machine, self.waiting_reads
+        while waiting and waiting[0][0] <= machine.last_applied:
+            _, token, query = waiting.popleft()
+            self.replies.append((token, _OK, machine.query(query)))
+
+    def end_batch(self) -> None:
+        """One message to each."""
+        if self.replies:
+            replies, self.replies = tuple(self.replies), []
+            self.context.send("frontend", Replies(replies))
+        if self.machine.last_applied > self.announced >= 0:
+            self.announced = self.machine.last_applied
+            self.context.send("consensus", Applied(self.announced))
+
+    def on_neighbour_restarted(self, name: str) -> None:
+        """Answers for an older frontend would meet tokens that mean nothing to its successor."""
+        if name == "frontend":
+            self.replies.clear()
+            self.waiting_reads.clear()
+
+    def status(self) -> dict[str, Any]:
+        """last_applied, and the state at it."""
+        machine = self.machine
+        return {
+            "last_applied": machine.last_applied,
+            "revision": machine.revision,
+            "state_hash": machine.state_hash,
+            "keys": machine.key_count,
+            "sessions": machine.session_count,
+        }

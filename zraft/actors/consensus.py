@@ -1,0 +1,382 @@
+"""Hosts the `raft.Raft` object: turns bus messages into its inputs, and its outputs into bus messages.
+
+Nothing is decided here. A life begins like a process: `Recover` to the log_writer and the applier, and until both have
+answered it takes part in nothing. It starts as a follower, so it never leads the term that it found.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zraft.bus.actor import Actor, Context
+from zraft.messages import (
+    Append,
+    Appended,
+    Applied,
+    Apply,
+    Arm,
+    DiskFull,
+    Entry,
+    HandedOver,
+    HandOver,
+    Identity,
+    Inbound,
+    LogRead,
+    Outbound,
+    Propose,
+    Read,
+    ReadAt,
+    ReadLog,
+    Recover,
+    Recovered,
+    Replies,
+    SaveClusterId,
+    Tick,
+    TransferLeadership,
+)
+from zraft.raft import Address, Durable, Membership, Output, Raft, Role, Settings, Write
+from zraft.raft.log import MAX_RUN_BYTES, RaftLog
+from zraft.wire import EntriesCache, ReplyStatus, WireError, pack_peer, unpack_entries, unpack_peer
+
+TICKS_PER_HEARTBEAT = 4
+
+log = logging.getLogger(__name__)
+
+Batches = Sequence[tuple[int, int, int, bytes]]
+
+
+def unpack_batches(batches: Batches, first_index: int) -> list[Entry]:
+    """The valid entries of consecutive batches, from first_index on."""
+    entries: list[Entry] = []
+    for first, count, _, payload in batches:
+        entries += unpack_entries(payload)[max(0, first_index - first) : count]
+    return entries
+
+
+def log_from(recovered: Recovered) -> RaftLog:
+    """The log as the disk holds it."""
+    tail = unpack_batches(recovered.tail, 0)
+    return RaftLog(recovered.term_runs, recovered.last_index, tail)
+
+
+class Consensus(Actor):
+    """node: this node's id. founding: the members if the log names none. overrides: addresses that go before those
+    in the log (proxies, address translation)."""
+
+    name = "consensus"
+
+    def __init__(
+        self,
+        context: Context,
+        node: str,
+        founding: Membership,
+        overrides: Mapping[str, Address],
+        settings: Settings,
+    ) -> None:
+        super().__init__(context)
+        self.node = node
+        self.founding = founding
+        self.overrides = overrides
+        self.settings = settings
+        self.raft: Raft | None = None  # None: recovering
+        self.recovered: Recovered | None = None
+        self.applied: int | None = None
+        self.store_id = 0
+        self.cluster_id = 0
+        self.identity: Identity | None = None  # as transport was told it
+        self.identity_of: Membership | None = None
+        self.cache = EntriesCache()
+        self.waiting: deque[tuple[int, Sequence[int]]] = deque()  # (first index, tokens) of proposals not applied yet
+        self.waiting_term = 0
+        self.last_tick: Tick | None = None
+        self.transfers: list[int] = []  # tokens
+        self.handing_over = False
+        self.replies: list[tuple[int, int, bytes]] = []
+        self.undecodable = 0
+        self.handlers |= {
+            Recovered: self.on_recovered,
+            Applied: self.on_applied,
+            Appended: self.on_appended,
+            LogRead: self.on_log_read,
+            DiskFull: self.on_disk_full,
+            Inbound: self.on_inbound,
+            Propose: self.on_propose,
+            Read: self.on_read,
+            TransferLeadership: self.on_transfer_leadership,
+            Tick: self.on_tick,
+            HandOver: self.on_hand_over,
+        }
+
+    # --- the beginning of a life
+
+    def on_start(self) -> None:
+        """Ask what is durable and what is applied."""
+        self.context.send("log_writer", Recover())
+        self.context.send("applier", Recover())
+
+    def on_recovered(self, sender: str, message: Recovered) -> None:
+        """The log_writer's answer: at this life's beginning, or after its restart."""
+        if self.raft is None:
+            self.recovered = message
+            self.maybe_begin()
+        else:
+            self.raft.on_log_writer_restarted(log_from(message))
+
+    def on_applied(self, sender: str, message: Applied) -> None:
+        """The applier's answer to Recover, or its progress."""
+        if self.raft is None:
+            self.applied = message.index
+            self.maybe_begin()
+        elif self.applied is None:
+            self.applied = message.index
+            self.raft.on_applier_restarted(message.index)
+        else:
+            self.raft.on_applied(message.index)
+
+    def maybe_begin(self) -> None:
+        """Both have answered: take part."""
+        recovered, applied = self.recovered, self.applied
+        if recovered is None or applied is None:
+            return
+        membership = self.founding
+        if recovered.head:
+            membership = Membership.decode(unpack_batches(recovered.head, 1)[0].data)
+        self.store_id = recovered.store_id
+        self.cluster_id = recovered.cluster_id
+        durable = Durable(recovered.term, recovered.voted_for or None, log_from(recovered), recovered.fresh, applied)
+        self.raft = Raft(self.node, membership, durable, self.settings, self.context.rng)
+        self.recovered = None
+        log.info("starts in term %d with %d log entries, %d applied", recovered.term, recovered.last_index, applied)
+        self.tell_identity(self.raft)
+        self.arm()
+
+    def arm(self) -> None:
+        """Have the clock tick."""
+        self.context.send("election_timer", Arm(max(1, self.settings.heartbeat_ms // TICKS_PER_HEARTBEAT)))
+
+    def on_neighbour_restarted(self, name: str) -> None:
+        """See the table in docs/ARCHITECTURE.md."""
+        if name == "log_writer":
+            if self.raft is not None:
+                self.raft.on_log_writer_lost()
+            self.context.send("log_writer", Recover())
+        elif name == "applier":
+            self.applied = None
+            if self.raft is not None:
+                self.raft.on_applier_lost()
+            self.context.send("applier", Recover())
+        elif name == "frontend":
+            self.waiting.clear()
+            self.transfers.clear()
+        elif self.raft is not None:
+            if name == "transport":
+                self.identity = None
+                self.tell_identity(self.raft)
+            elif name == "election_timer":
+                self.arm()
+
+    def tell_identity(self, raft: Raft) -> None:
+        """To transport, when it changed: cluster, store, peers; to the disk, once the cluster's id is committed."""
+        membership = raft.membership
+        if self.identity is not None and self.identity_of is membership and self.cluster_id:
+            return
+        if not self.cluster_id and raft.commit_index > 0:
+            self.cluster_id = membership.cluster_id
+            self.context.send("log_writer", SaveClusterId(self.cluster_id))
+        peers = {peer: self.address(membership, peer).peer for peer in raft.peers}
+        identity = Identity(self.cluster_id, self.store_id, peers)
+        if identity != self.identity:
+            self.identity = identity
+            self.context.send("transport", identity)
+        self.identity_of = membership
+
+    def address(self, membership: Membership, node: str) -> Address:
+        """Where a member is reached from here."""
+        return self.overrides.get(node) or membership.voters[node]
+
+    # --- inputs
+
+    def on_inbound(self, sender: str, message: Inbound) -> None:
+        """From peers."""
+        if self.raft is None:
+            return
+        for peer, body in message.messages:
+            try:
+                self.raft.step(peer, unpack_peer(body))
+            except WireError as error:
+                self.undecodable += 1
+                log.warning("dropped a message from %s: %s", peer, error)
+
+    def on_tick(self, sender: str, message: Tick) -> None:
+        """Kept for the end of the batch: what peers said before it was read comes first."""
+        self.last_tick = message
+
+    def on_appended(self, sender: str, message: Appended) -> None:
+        """Durable."""
+        if self.raft is not None:
+            self.raft.on_appended(message.sequence)
+
+    def on_disk_full(self, sender: str, message: DiskFull) -> None:
+        """Full, or not any more."""
+        if self.raft is not None:
+            self.raft.on_disk_full(message.full)
+
+    def on_log_read(self, sender: str, message: LogRead) -> None:
+        """Entries that had left memory."""
+        if self.raft is not None:
+            entries = unpack_batches(message.batches, message.first_index)
+            self.raft.on_log_read(message.reader, message.first_index, entries)
+
+    def on_propose(self, sender: str, message: Propose) -> None:
+        """From clients of this node."""
+        tokens = [token for token, _ in message.proposals]
+        raft = self.raft
+        first = raft.propose([command for _, command in message.proposals]) if raft is not None else None
+        if raft is None or first is None:
+            self.refuse(tokens)
+        else:
+            self.waiting.append((first, tokens))
+            self.waiting_term = raft.current_term
+
+    def on_read(self, sender: str, message: Read) -> None:
+        """From clients of this node."""
+        if self.raft is None or not self.raft.read(message.reads):
+            self.refuse([token for token, _ in message.reads])
+
+    def on_transfer_leadership(self, sender: str, message: TransferLeadership) -> None:
+        """An operator's wish."""
+        if self.raft is None or self.raft.role is not Role.LEADER:
+            self.refuse([message.token])
+            return
+        refusal = self.raft.transfer_leadership(message.target)
+        if refusal:
+            self.replies.append((message.token, ReplyStatus.REFUSED, refusal.encode()))
+        elif message.target == self.node:
+            self.replies.append((message.token, ReplyStatus.OK, b""))
+        else:
+            self.transfers.append(message.token)
+
+    def on_hand_over(self, sender: str, message: HandOver) -> None:
+        """The node is about to stop."""
+        raft = self.raft
+        if raft is None or raft.transfer_leadership(""):
+            self.context.send("supervisor", HandedOver())  # nothing to hand over, or nobody to take it
+        else:
+            self.handing_over = True
+
+    def refuse(self, tokens: Sequence[int]) -> None:
+        """None of these was appended: there is a leader elsewhere, or none, or this one cannot take more now."""
+        raft = self.raft
+        if raft is not None and raft.role is Role.LEADER:
+            self.replies += [(token, ReplyStatus.BUSY, b"") for token in tokens]
+            return
+        leader = b""
+        if raft is not None and raft.leader_id is not None:
+            leader = self.address(raft.membership, raft.leader_id).client.encode()
+        self.replies += [(token, ReplyStatus.NOT_LEADER, leader) for token in tokens]
+
+    # --- outputs
+
+    def end_batch(self) -> None:
+        """Time last, then everything that follows from the batch, one message per destination."""
+        raft = self.raft
+        if raft is not None:
+            if self.last_tick is not None:
+                raft.tick(self.last_tick.now_ms)
+                self.last_tick = None
+            output = raft.take_output()
+            for note in output.notes:
+                log.info("%s", note)
+            self.send_output(output)
+            self.give_up_waiting(raft)
+            self.finish_transfers(raft)
+            self.tell_identity(raft)
+        if self.replies:
+            replies, self.replies = tuple(self.replies), []
+            self.context.send("frontend", Replies(replies))
+
+    def send_output(self, output: Output) -> None:
+        """In the order of Output: to the disk first, so that it works while the peers are told."""
+        if output.write is not None:
+            self.send_write(output.write)
+        if output.messages:
+            messages = tuple((peer, pack_peer(message, self.cache)) for peer, message in output.messages)
+            self.context.send("transport", Outbound(messages))
+        for reader, first in output.log_reads:
+            self.context.send("log_writer", ReadLog(reader, first, MAX_RUN_BYTES))
+        for first, entries in output.apply:
+            self.send_apply(first, entries)
+        for read_index, reads in output.reads_ready:
+            self.context.send("applier", ReadAt(read_index, tuple(reads)))
+        if output.reads_refused:
+            self.refuse([token for token, _ in output.reads_refused])
+
+    def send_write(self, write: Write) -> None:
+        """Encoded once, the entries serve the disk and every peer."""
+        batches = tuple((first, len(run), run[0].term, self.cache.pack(run)) for first, run in write.runs)
+        replies = tuple((peer, pack_peer(message, self.cache)) for peer, message in write.replies)
+        hard_state = (write.hard_state[0], write.hard_state[1] or "") if write.hard_state else ()
+        self.context.send("log_writer", Append(write.sequence, hard_state, batches, replies))
+
+    def send_apply(self, first: int, entries: Sequence[Entry]) -> None:
+        """With the tokens of those that a client of this node waits for."""
+        last = first + len(entries) - 1
+        tokens: list[tuple[int, int]] = []
+        waiting = self.waiting
+        while waiting and waiting[0][0] <= last:
+            start, batch = waiting.popleft()
+            here = last - start + 1
+            tokens += zip(range(start, start + len(batch)), batch[:here], strict=False)
+            if here < len(batch):
+                waiting.appendleft((last + 1, batch[here:]))
+                break
+        self.context.send("applier", Apply(first, self.cache.pack(entries), tuple(tokens)))
+
+    def give_up_waiting(self, raft: Raft) -> None:
+        """A leader that was deposed cannot tell what becomes of its uncommitted entries."""
+        if self.waiting and (raft.role is not Role.LEADER or raft.current_term != self.waiting_term):
+            self.replies += [(token, ReplyStatus.UNKNOWN, b"") for _, tokens in self.waiting for token in tokens]
+            self.waiting.clear()
+
+    def finish_transfers(self, raft: Raft) -> None:
+        """Tell those who wait for a transfer of leadership how it ended."""
+        if self.handing_over and (raft.role is not Role.LEADER or raft.transferee is None):
+            self.handing_over = False
+            self.context.send("supervisor", HandedOver())
+        if not self.transfers:
+            return
+        if raft.role is not Role.LEADER:
+            if raft.leader_id is None:
+                return
+            answer = (ReplyStatus.OK, raft.leader_id.encode())
+        elif raft.transferee is None:
+            answer = (ReplyStatus.REFUSED, b"the successor did not take over in time; this node leads on")
+        else:
+            return
+        self.replies += [(token, *answer) for token in self.transfers]
+        self.transfers.clear()
+
+    def status(self) -> dict[str, Any]:
+        """Role, term and indices."""
+        raft = self.raft
+        if raft is None:
+            return {"role": "recovering"}
+        return {
+            "role": raft.role.value,
+            "term": raft.current_term,
+            "leader": raft.leader_id,
+            "commit_index": raft.commit_index,
+            "last_index": raft.log.last_index,
+            "durable_index": raft.log.durable_index,
+            "snapshot_index": 0,
+            "cluster_id": f"{self.cluster_id:016x}",
+            "store_id": f"{self.store_id:016x}",
+            "members": [
+                {"id": node, **self.address(raft.membership, node)._asdict(), "role": "voter"}
+                for node in raft.membership.voters
+            ],
+            "peer_undecodable": self.undecodable,
+        }

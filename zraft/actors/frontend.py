@@ -1,0 +1,235 @@
+"""Client connections: takes request frames, hands commands on unopened, and sends each client its replies.
+
+It knows which requests wait for an answer and nothing else. If it dies they are forgotten; the clients notice by the
+new `life` in its successor's frames, and ask again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from zraft.bus.actor import Actor, Context
+from zraft.bus.ports import RouterPort
+from zraft.messages import (
+    KillRequest,
+    Propose,
+    Read,
+    Replies,
+    StatusReply,
+    StatusRequest,
+    TransferLeadership,
+)
+from zraft.wire import ReplyStatus, RequestKind, WireError, pack_replies, unpack_requests
+
+MAX_COMMAND_BYTES = 1_100_000  # a largest key and value, and what frames them
+MAX_PENDING = 100_000  # requests without an answer, over all clients; past it: BUSY
+REPLY_FRAME_BYTES = 1024 * 1024
+
+WRITE, READ, STATUS, TRANSFER, CHAOS, PING = (int(kind) for kind in RequestKind)
+
+log = logging.getLogger(__name__)
+
+
+class StatusQuery:
+    """A status request that is being put together."""
+
+    def __init__(self, client: tuple[bytes, int], missing: Sequence[str]) -> None:
+        self.client = client
+        self.missing = set(missing)
+        self.fields: dict[str, Any] = {}
+
+
+class Frontend(Actor):
+    """node: this node's id. actors: all actors, for status. chaos: whether faults may be injected. facts: what else
+    status shall say."""
+
+    name = "frontend"
+
+    def __init__(
+        self, context: Context, node: str, actors: Sequence[str], chaos: bool, facts: dict[str, Any]
+    ) -> None:
+        super().__init__(context)
+        self.node = node
+        self.chaos = chaos
+        self.facts = facts
+        self.status_sources = [*actors, "supervisor"]
+        self.port: RouterPort = context.ports["clients"]
+        self.life = context.rng.getrandbits(62)
+        self.last_token = context.incarnation << 40  # no token of an older life ever means anything in this one
+        self.pending: dict[int, tuple[bytes, int, int]] = {}  # token -> (connection, request id, kind)
+        self.status_queries: dict[int, StatusQuery] = {}
+        self.proposals: list[tuple[int, bytes]] = []
+        self.reads: list[tuple[int, bytes]] = []
+        self.replies: dict[bytes, list[tuple[int, int, bytes]]] = {}
+        self.counts = {"client_frames_in": 0, "client_dropped_in": 0, "client_requests": 0, "client_refused": 0}
+        self.handlers |= {Replies: self.on_replies, StatusReply: self.on_status_reply}
+
+    # --- from clients
+
+    def receive_frames(self, port: str, frames: list[tuple[bytes, bytes]]) -> None:
+        """From clients, or from anybody who found the port."""
+        for connection, frame in frames:
+            try:
+                requests = unpack_requests(frame)
+            except WireError as error:
+                self.counts["client_dropped_in"] += 1
+                log.debug("a frame from a client was dropped: %s", error)
+                continue
+            self.counts["client_frames_in"] += 1
+            for request_id, kind, body in requests:
+                self.on_request(connection, request_id, kind, body)
+
+    def on_request(self, connection: bytes, request_id: int, kind: int, body: bytes) -> None:
+        """One request. Commands and queries are not opened here."""
+        self.counts["client_requests"] += 1
+        if kind == PING:
+            self.reply(connection, request_id, ReplyStatus.OK, b"")
+        elif len(body) > MAX_COMMAND_BYTES:
+            self.refuse(connection, request_id, f"too large: {len(body)} bytes (at most {MAX_COMMAND_BYTES})")
+        elif len(self.pending) >= MAX_PENDING:
+            self.reply(connection, request_id, ReplyStatus.BUSY, b"")
+        elif kind == WRITE:
+            self.proposals.append((self.token(connection, request_id, kind), body))
+        elif kind == READ:
+            self.reads.append((self.token(connection, request_id, kind), body))
+        elif kind == STATUS:
+            self.on_status(connection, request_id)
+        elif kind == TRANSFER:
+            self.on_transfer(connection, request_id, body)
+        elif kind == CHAOS:
+            self.on_chaos(connection, request_id, body)
+        else:
+            self.refuse(connection, request_id, f"no request of kind {kind} in this version")
+
+    def token(self, connection: bytes, request_id: int, kind: int) -> int:
+        """A number under which the answer will come back."""
+        self.last_token += 1
+        self.pending[self.last_token] = (connection, request_id, kind)
+        return self.last_token
+
+    def refuse(self, connection: bytes, request_id: int, text: str) -> None:
+        """Final: a request that no node would take."""
+        self.counts["client_refused"] += 1
+        self.reply(connection, request_id, ReplyStatus.INVALID, text.encode())
+
+    def on_transfer(self, connection: bytes, request_id: int, body: bytes) -> None:
+        """Leadership to another node."""
+        try:
+            target = body.decode()
+        except UnicodeDecodeError:
+            self.refuse(connection, request_id, "a node id is text in UTF-8")
+            return
+        token = self.token(connection, request_id, TRANSFER)
+        self.context.send("consensus", TransferLeadership(token, target))
+
+    def on_chaos(self, connection: bytes, request_id: int, body: bytes) -> None:
+        """A fault on purpose, where the config allows it."""
+        if not self.chaos:
+            log.warning("chaos refused: %s", body[:200])
+            text = f"{self.node} accepts no injected faults: its config does not say 'chaos: true'"
+            self.reply(connection, request_id, ReplyStatus.REFUSED, text.encode())
+            return
+        try:
+            fault = json.loads(body)
+            actor, boundary = fault["actor"], fault.get("boundary", 0)
+            valid = fault["op"] == "kill-actor" and type(actor) is str and type(boundary) is int and boundary >= 0
+        except (ValueError, KeyError, TypeError, AttributeError):
+            valid = False
+        if not valid:
+            self.refuse(connection, request_id, 'a fault is {"op": "kill-actor", "actor": NAME, "boundary": N}')
+            return
+        self.context.send("supervisor", KillRequest(self.token(connection, request_id, CHAOS), actor, boundary))
+
+    # --- status
+
+    def on_status(self, connection: bytes, request_id: int) -> None:
+        """Ask everybody."""
+        token = self.token(connection, request_id, STATUS)
+        self.status_queries[token] = StatusQuery((connection, request_id), self.status_sources)
+        for name in self.status_sources:
+            if name != self.name:
+                self.context.send(name, StatusRequest(token))
+        self.add_status(token, self.name, self.status())
+
+    def on_status_reply(self, sender: str, message: StatusReply) -> None:
+        """One part."""
+        self.add_status(message.token, sender, message.fields)
+
+    def add_status(self, token: int, source: str, fields: dict[str, Any]) -> None:
+        """Answer when all parts are there."""
+        query = self.status_queries.get(token)
+        if query is None or source not in query.missing:
+            return
+        query.missing.remove(source)
+        query.fields |= fields
+        if query.missing:
+            return
+        del self.status_queries[token], self.pending[token]
+        dropped = {name: count for name, count in query.fields.items() if "dropped" in name or "undecodable" in name}
+        answer = {"node": self.node, **self.facts, **query.fields, "dropped": sum(dropped.values())}
+        self.reply(*query.client, ReplyStatus.OK, json.dumps(answer).encode())
+
+    # --- to clients
+
+    def on_replies(self, sender: str, message: Replies) -> None:
+        """From whoever answers."""
+        pending = self.pending
+        for token, status, body in message.replies:
+            waiting = pending.pop(token, None)
+            if waiting is not None:
+                self.reply(waiting[0], waiting[1], status, body)
+
+    def reply(self, connection: bytes, request_id: int, status: int, body: bytes) -> None:
+        """Gather; end_batch sends one frame to each connection."""
+        replies = self.replies.get(connection)
+        if replies is None:
+            self.replies[connection] = [(request_id, status, body)]
+        else:
+            replies.append((request_id, status, body))
+
+    def end_batch(self) -> None:
+        """One message to consensus, one frame to each client (more where they are large)."""
+        if self.proposals:
+            proposals, self.proposals = tuple(self.proposals), []
+            self.context.send("consensus", Propose(proposals))
+        if self.reads:
+            reads, self.reads = tuple(self.reads), []
+            self.context.send("consensus", Read(reads))
+        if self.replies:
+            all_replies, self.replies = self.replies, {}
+            for connection, replies in all_replies.items():
+                self.context.boundary()
+                self.send_replies(connection, replies)
+
+    def send_replies(self, connection: bytes, replies: list[tuple[int, int, bytes]]) -> None:
+        """In frames of some REPLY_FRAME_BYTES."""
+        size, start = 0, 0
+        for position, reply in enumerate(replies):
+            size += len(reply[2])
+            if size > REPLY_FRAME_BYTES:
+                self.port.send(connection, pack_replies(self.life, replies[start : position + 1]))
+                size, start = 0, position + 1
+        if start < len(replies):
+            self.port.send(connection, pack_replies(self.life, replies[start:]))
+
+    def on_neighbour_restarted(self, name: str) -> None:
+        """Whoever was to answer may be gone: clients ask again (sessions make that safe)."""
+        for token, query in self.status_queries.items():
+            if name in query.missing:
+                self.context.send(name, StatusRequest(token))
+        if name not in ("consensus", "applier"):
+            return
+        for token in [token for token in self.pending if token not in self.status_queries]:
+            connection, request_id, kind = self.pending[token]
+            if kind != CHAOS:
+                del self.pending[token]
+                self.reply(connection, request_id, ReplyStatus.UNKNOWN, b"")
+
+    def status(self) -> dict[str, Any]:
+        """Frames and requests taken and dropped, and how many wait."""
+        counts = dict(self.counts)
+        counts["client_dropped_in"] += self.port.surplus_parts
+        return {**counts, "client_pending": len(self.pending)}

@@ -1,0 +1,140 @@
+"""Owns the write-ahead log. Everything that must be durable goes through here, in order, one fdatasync a batch.
+
+What depends on durability travels as data: an Append carries the replies to peers that wait for it, and they are
+released when it, and all before it, are on disk (trap 7; the idea is etcd-io/raft's asynchronous storage writes).
+An I/O error is raised and stops the node: to read again after a failed fsync could take lost data for durable
+(trap 20). Only a full disk is waited out (trap 12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from zraft.bus.actor import Actor, Context
+from zraft.messages import Append, Appended, DiskFull, LogRead, Outbound, ReadLog, Recover, Recovered, SaveClusterId
+from zraft.storage import Batch, HardState, WriteAheadLog
+from zraft.storage import DiskFull as NoSpace
+
+RETRY_FULL_DISK_MS = 200
+TAIL_BYTES = 4 * 1024 * 1024  # of the log's end that a new consensus is given
+TAIL_ENTRIES = 8192
+
+
+class LogWriter(Actor):
+    """open_log: opens the log anew, after closing the one that a former life held; all that it holds is durable."""
+
+    name = "log_writer"
+
+    def __init__(self, context: Context, open_log: Callable[[], WriteAheadLog]) -> None:
+        super().__init__(context)
+        self.open_log = open_log
+        self.pending: list[Append] = []  # accepted, not written
+        self.full = False
+        self.writes = 0
+        self.handlers |= {
+            Recover: self.on_recover,
+            Append: self.on_append,
+            ReadLog: self.on_read_log,
+            SaveClusterId: self.on_save_cluster_id,
+        }
+
+    def on_start(self) -> None:
+        """Find out what is durable."""
+        self.log = self.open_log()
+
+    def on_neighbour_restarted(self, name: str) -> None:
+        """The fence of Recover: what a dead consensus wanted written, and is not, is never written or answered."""
+        if name == "consensus":
+            self.pending.clear()
+            self.full = False
+            self.wakeup_ms = None
+
+    def on_recover(self, sender: str, message: Recover) -> None:
+        """Say what is durable. (Writes of this consensus that are pending stay so: it asks before its first.)"""
+        log = self.log
+        hard_state = log.hard_state or HardState(0, None)
+        head = tuple(log.read(1, 1)) if log.last_index else ()
+        answer = Recovered(
+            hard_state.term,
+            hard_state.voted_for or "",
+            log.hard_state is None,
+            log.last_index,
+            tuple(log.term_runs()),
+            head,
+            tuple(self.read_tail()),
+            log.cluster_id,
+            log.store_id,
+        )
+        self.context.send(sender, answer)
+
+    def read_tail(self) -> list[Batch]:
+        """The last batches of the log, some TAIL_BYTES of them."""
+        last = self.log.last_index
+        distance = TAIL_ENTRIES
+        while last:
+            batches = self.log.read(max(1, last - distance), TAIL_BYTES)
+            if batches[-1].first_index + batches[-1].count > last:
+                return batches
+            distance //= 2
+        return []
+
+    def on_append(self, sender: str, message: Append) -> None:
+        """Gather; end_batch writes."""
+        self.pending.append(message)
+
+    def end_batch(self) -> None:
+        """Write all that was gathered with one fdatasync, then release what waited for it."""
+        if self.pending and self.wakeup_ms is None:
+            self.write()
+        elif not self.pending:
+            self.log.prepare_ahead()
+
+    def write(self) -> None:
+        """See end_batch. A full disk changes nothing; the same is tried again later."""
+        pending = self.pending
+        batches = [Batch(*batch) for append in pending for batch in append.batches]
+        states = [append.hard_state for append in pending if append.hard_state]
+        hard_state = HardState(states[-1][0], states[-1][1] or None) if states else None
+        self.context.boundary()
+        try:
+            self.log.append(batches, hard_state)
+        except NoSpace:
+            self.wakeup_ms = self.context.now_ms() + RETRY_FULL_DISK_MS
+            if not self.full:
+                self.full = True
+                self.context.send("consensus", DiskFull(True))
+            return
+        self.writes += 1
+        self.context.boundary()
+        self.pending = []
+        replies = tuple(reply for append in pending for reply in append.replies)
+        if replies:
+            self.context.send("transport", Outbound(replies))
+        self.context.send("consensus", Appended(pending[-1].sequence))
+        if self.full:
+            self.full = False
+            self.context.send("consensus", DiskFull(False))
+
+    def on_wakeup(self, now_ms: int) -> None:
+        """Try again what found the disk full: end_batch follows."""
+
+    def on_read_log(self, sender: str, message: ReadLog) -> None:
+        """For a peer that lags, or the applier."""
+        batches = self.log.read(message.first_index, message.max_bytes)
+        self.context.send(sender, LogRead(message.reader, message.first_index, tuple(batches)))
+
+    def on_save_cluster_id(self, sender: str, message: SaveClusterId) -> None:
+        """Once in a store's life."""
+        try:
+            self.log.set_cluster_id(message.cluster_id)
+        except NoSpace:
+            pass  # consensus sends it again at its next start; until then this node knows it from the log
+
+    def on_stop(self) -> None:
+        """Give the directory free."""
+        self.log.close()
+
+    def status(self) -> dict[str, Any]:
+        """How many writes (fdatasyncs) this life did."""
+        return {"log_writes": self.writes, "disk_full": self.full}

@@ -1,0 +1,294 @@
+"""A thread that hosts one or several actors: owns their mailboxes and ports, runs them in batches, and survives them.
+
+The mailbox belongs to the host, not to the actor: connected inproc peers do not come back when the bound side closes,
+and a new PUSH's messages can overtake an older one's, so a restart replaces the actor object and keeps every socket.
+Correctness does not rest on emptying a mailbox but on incarnations: a message is delivered only if its sender's
+present life sent it to the receiver's present life.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from functools import partial
+from random import Random
+from typing import Any, NamedTuple
+
+import zmq
+
+from zraft.bus.actor import Actor, ActorKilled
+from zraft.bus.ports import Port
+from zraft.errors import NodeMustStop, StorageError
+from zraft.messages import (
+    ActorDied,
+    ActorRestarted,
+    ActorStarted,
+    HostStopped,
+    KillActor,
+    StartActor,
+    StopHost,
+)
+from zraft.wire import pack_bus, unpack_bus
+
+MAX_BATCH = 256  # messages, or frames, that an actor handles before it sends
+IDLE_POLL_MS = 1000
+FATAL_ERRORS = (NodeMustStop, StorageError, OSError, zmq.ZMQError)  # an I/O error is no actor death
+
+log = logging.getLogger(__name__)
+
+
+class ActorSpec(NamedTuple):
+    """name; factory: makes a life of the actor from its Context; ports: name -> the sockets that it may use."""
+
+    name: str
+    factory: Callable[[Any], Actor]
+    ports: Mapping[str, Port]
+
+
+class HostedContext:
+    """The Context of an actor in a Host."""
+
+    def __init__(self, host: Host, spec: ActorSpec, incarnation: int, neighbours: dict[str, int]) -> None:
+        self.name = spec.name
+        self.incarnation = incarnation
+        self.ports = spec.ports
+        self.rng = Random()  # seeded by the operating system
+        self.neighbours = neighbours
+        self.dropped = 0  # messages of, or for, older lives
+        self._host = host
+        self._boundaries_left: int | None = None
+
+    def send(self, to: str, message: Any) -> None:
+        """See Context."""
+        if self._boundaries_left is not None:
+            self.boundary()
+        self._host.push(to, pack_bus(self.name, self.incarnation, self.neighbours.get(to, 0), message))
+
+    def boundary(self) -> None:
+        """See Context."""
+        if self._boundaries_left is not None:
+            if self._boundaries_left <= 0:
+                raise ActorKilled
+            self._boundaries_left -= 1
+
+    def kill(self, boundaries: int) -> None:
+        """Die at that many boundaries from now."""
+        self._boundaries_left = boundaries
+
+    def now_ms(self) -> int:
+        """See Context."""
+        return time.monotonic_ns() // 1_000_000
+
+
+class Slot:
+    """The place of one actor in its host: the mailbox stays, lives come and go."""
+
+    def __init__(self, spec: ActorSpec, mailbox: zmq.Socket[bytes]) -> None:
+        self.spec = spec
+        self.mailbox = mailbox
+        self.more = zmq.Poller()  # asking a poller is cheaper than running into zmq.Again
+        self.more.register(mailbox, zmq.POLLIN)
+        self.received = 0
+        self.sockets: list[Any] = []  # that are listened to while the actor lives
+        self.actor: Actor | None = None
+        self.context: HostedContext | None = None
+
+
+def mailbox_address(node: str, name: str) -> str:
+    """Where the mailbox of an actor (or host) is bound."""
+    return f"inproc://{node}/{name}"
+
+
+class Host:
+    """Runs in the thread that calls `run`. Made in the main thread, so that a port in use is an error before any
+    actor lives; sockets change hands with the start of the thread, which is a memory barrier."""
+
+    def __init__(self, context: zmq.Context[Any], node: str, name: str, specs: list[ActorSpec]) -> None:
+        self.node = node
+        self.name = name
+        self.sent: dict[str, int] = {}
+        self.stopped = False
+        self._context = context
+        self._pushes: dict[str, zmq.Socket[bytes]] = {}
+        self._control = self._bind(name)
+        self.slots = {spec.name: Slot(spec, self._bind(spec.name)) for spec in specs}
+        self._poller = zmq.Poller()
+        self._poller.register(self._control, zmq.POLLIN)
+        self._readers: dict[Any, Callable[[], None]] = {self._control: self._on_control}
+
+    def _bind(self, name: str) -> zmq.Socket[bytes]:
+        mailbox = self._context.socket(zmq.PULL)
+        mailbox.setsockopt(zmq.RCVHWM, 0)  # what is in flight is bounded by credits; a full pipe could deadlock
+        mailbox.setsockopt(zmq.LINGER, 0)
+        mailbox.bind(mailbox_address(self.node, name))
+        return mailbox
+
+    # --- sending
+
+    def push(self, to: str, frame: bytes) -> None:
+        """Queue a frame in a mailbox. One PUSH for each destination and host, for all lives: order is kept."""
+        socket = self._pushes.get(to)
+        if socket is None:
+            socket = self._context.socket(zmq.PUSH)
+            socket.setsockopt(zmq.SNDHWM, 0)
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.connect(mailbox_address(self.node, to))
+            self._pushes[to] = socket
+            self.sent[to] = 0
+        self.sent[to] += 1
+        socket.send(frame, zmq.NOBLOCK)
+
+    def tell_supervisor(self, message: Any) -> None:
+        """The supervisor has one life, as long as the node."""
+        self.push("supervisor", pack_bus(self.name, 1, 1, message))
+
+    # --- the loop
+
+    def run(self) -> None:
+        """Host the actors until StopHost. If a bug ends this thread, another may call run again: the sockets are
+        intact, and the actors are treated as dead."""
+        for slot in self.slots.values():
+            if slot.actor is not None:
+                self._died(slot, RuntimeError(f"thread {self.name} ended"))
+        while not self.stopped:
+            for socket, _ in self._poller.poll(self._poll_timeout_ms()):
+                reader = self._readers.get(socket)  # None: its actor died in this very round
+                if reader is not None:
+                    reader()
+            self._wake_up()
+
+    def _poll_timeout_ms(self) -> int:
+        due = [s.actor.wakeup_ms for s in self.slots.values() if s.actor is not None and s.actor.wakeup_ms is not None]
+        if not due:
+            return IDLE_POLL_MS
+        return min(IDLE_POLL_MS, max(0, min(due) - time.monotonic_ns() // 1_000_000))
+
+    def _wake_up(self) -> None:
+        for slot in self.slots.values():
+            actor = slot.actor
+            if actor is None or actor.wakeup_ms is None:
+                continue
+            now_ms = time.monotonic_ns() // 1_000_000
+            if now_ms >= actor.wakeup_ms:
+                actor.wakeup_ms = None
+                self._guard(slot, partial(actor.on_wakeup, now_ms))
+
+    def _guard(self, slot: Slot, handle: Callable[[], None]) -> None:
+        """Run one batch of an actor's; whatever it raises ends that actor only."""
+        assert slot.actor is not None
+        try:
+            handle()
+            slot.actor.end_batch()
+        except (Exception, ActorKilled) as error:
+            self._died(slot, error)
+
+    def _read_mailbox(self, slot: Slot) -> None:
+        actor, context = slot.actor, slot.context
+        assert actor is not None and context is not None
+        mailbox, more = slot.mailbox, slot.more
+        for _ in range(MAX_BATCH):
+            frame = mailbox.recv()  # does not block: something was announced
+            slot.received += 1
+            context.boundary()
+            sender, incarnation, to_incarnation, message = unpack_bus(frame)
+            known = context.neighbours.get(sender, 0)
+            if to_incarnation != context.incarnation or incarnation < known:
+                context.dropped += 1
+            elif type(message) is ActorRestarted:
+                self._neighbour_lives(slot, message.actor, message.incarnation)
+            else:
+                if incarnation > known:
+                    self._neighbour_lives(slot, sender, incarnation)
+                actor.receive(sender, message)
+            if not more.poll(0):
+                break
+
+    def _neighbour_lives(self, slot: Slot, name: str, incarnation: int) -> None:
+        """Learn of a neighbour's new life, from the supervisor or from itself, whichever comes first."""
+        assert slot.actor is not None and slot.context is not None
+        known = slot.context.neighbours.get(name, 0)
+        if incarnation > known:
+            slot.context.neighbours[name] = incarnation
+            if known:
+                slot.actor.on_neighbour_restarted(name)
+
+    def _read_port(self, slot: Slot, name: str, port: Port) -> None:
+        assert slot.actor is not None and slot.context is not None
+        slot.context.boundary()
+        frames = port.drain(MAX_BATCH)
+        if frames:
+            slot.actor.receive_frames(name, frames)
+
+    # --- lives
+
+    def _on_control(self) -> None:
+        _, _, _, message = unpack_bus(self._control.recv())
+        if type(message) is StartActor:
+            self._start(self.slots[message.actor], message)
+        elif type(message) is KillActor:
+            slot = self.slots[message.actor]
+            if slot.context is not None and message.boundary:
+                slot.context.kill(message.boundary)
+            elif slot.context is not None:
+                self._died(slot, ActorKilled())
+        elif type(message) is StopHost:
+            self._stop()
+
+    def _start(self, slot: Slot, message: StartActor) -> None:
+        slot.context = HostedContext(self, slot.spec, message.incarnation, dict(message.neighbours))
+        try:
+            slot.actor = slot.spec.factory(slot.context)
+            slot.actor.on_start()
+        except (Exception, ActorKilled) as error:
+            self._died(slot, error)
+            return
+        self._listen(slot, partial(self._read_mailbox, slot), slot.mailbox)
+        for name, port in slot.spec.ports.items():
+            read = partial(self._read_port, slot, name, port)
+            port.watch(partial(self._listen, slot, read))
+        self.tell_supervisor(ActorStarted(slot.spec.name, message.incarnation))
+
+    def _listen(self, slot: Slot, read: Callable[[], None], socket: Any) -> None:
+        self._poller.register(socket, zmq.POLLIN)
+        self._readers[socket] = partial(self._guard, slot, read)
+        slot.sockets.append(socket)
+
+    def _died(self, slot: Slot, error: BaseException) -> None:
+        assert slot.context is not None
+        for socket in slot.sockets:
+            self._poller.unregister(socket)
+            del self._readers[socket]
+        slot.sockets.clear()
+        killed = isinstance(error, ActorKilled)
+        fatal = isinstance(error, FATAL_ERRORS)
+        reason = "killed on request" if killed else str(error) if fatal else f"{type(error).__name__}: {error}"
+        if not killed and not fatal:
+            log.error("%s died:\n%s", slot.spec.name, "".join(traceback.format_exception(error)))
+        incarnation = slot.context.incarnation
+        slot.actor, slot.context = None, None
+        if slot.spec.name == "supervisor":
+            self.stopped = True  # nobody is left to decide
+            return
+        self.tell_supervisor(ActorDied(slot.spec.name, incarnation, reason, killed, fatal))
+
+    def _stop(self) -> None:
+        for slot in self.slots.values():
+            if slot.actor is not None:
+                try:
+                    slot.actor.on_stop()
+                except Exception as error:  # the node ends anyway; the others shall still be told
+                    log.error("%s: while stopping: %s", slot.spec.name, error)
+        self.tell_supervisor(HostStopped(self.name))
+        self.stopped = True
+
+    def close(self) -> None:
+        """Close every socket. Called when the thread has ended."""
+        for slot in self.slots.values():
+            slot.mailbox.close()
+            for port in slot.spec.ports.values():
+                port.close()
+        for socket in self._pushes.values():
+            socket.close()
+        self._control.close()

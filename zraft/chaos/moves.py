@@ -1,0 +1,125 @@
+"""What one operation can do to the value of its key, as the linearizability search needs to know it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from zraft.chaos.history import Operation, Value
+
+
+class _Illegal:
+    def __repr__(self) -> str:
+        return "ILLEGAL"
+
+
+ILLEGAL: Final[Any] = _Illegal()
+"""What `Move.step` gives where the operation cannot have had its result."""
+
+
+class Move:
+    """An operation that has to be placed in an order, or may be.
+
+    - `step`: value before -> value after, or `ILLEGAL` if it cannot have taken effect there with the result it gave;
+    - `effect`: equal for optional moves that do the same;
+    - `optional`: of unknown outcome, it may take effect at any time or never;
+    - `observes`: it never changes the value, so that it can take effect as soon as `step` allows it;
+    - `overwrites`: the value afterwards does not depend on the one before, nor, after a set, whether it is legal;
+    - `hides`: a set, which is legal everywhere, so that it may come just before a move that overwrites;
+    - `wants`, `refuses`, `wants_presence`, `takes_anything`: the values before it that it is legal on, that it is not
+      legal on, whether it is legal on all but absence, and whether it carries every value on into the one after;
+    - `appends`: it makes longer values of the beginnings of them.
+    """
+
+    __slots__ = (
+        "appends", "bit", "effect", "hides", "observes", "operation", "optional", "overwrites", "refuses", "step",
+        "takes_anything", "wants", "wants_presence",
+    )  # fmt: skip
+
+    def __init__(self, operation: Operation, step: Callable[[Value], Any]) -> None:
+        self.operation = operation
+        self.step = step
+        self.effect = (operation.op, operation.args)
+        self.bit = 0
+        self.optional = operation.outcome == "unknown"
+        self.observes = self.overwrites = self.hides = self.appends = False
+        self.wants: tuple[Value, ...] = ()
+        self.refuses: tuple[Value, ...] = ()
+        self.wants_presence = self.takes_anything = False
+
+    @property
+    def may_wait(self) -> bool:
+        """Nothing is lost by leaving this move out of an order in which no other one makes use of its value."""
+        return self.optional or self.hides
+
+
+def make_move(operation: Operation) -> Move | None:
+    """The move of an operation, or None where it constrains nothing: it failed, or nobody knows what it read."""
+    if operation.outcome == "fail" or (operation.outcome == "unknown" and operation.op == "get"):
+        return None
+    return _MAKERS[operation.op](operation)
+
+
+def _get(operation: Operation) -> Move:
+    return _observer_of(operation, operation.result)
+
+
+def _observer_of(operation: Operation, held: Value) -> Move:
+    move = Move(operation, lambda value: value if value == held else ILLEGAL)
+    move.observes, move.wants = True, (held,)
+    return move
+
+
+def _set(operation: Operation) -> Move:
+    new = operation.args[0]
+    move = Move(operation, lambda value: new)
+    move.overwrites = True
+    move.hides = not move.optional
+    return move
+
+
+def _delete(operation: Operation) -> Move:
+    if operation.outcome == "ok" and not operation.result:
+        return _observer_of(operation, None)
+    if operation.outcome == "ok":
+        move = Move(operation, lambda value: ILLEGAL if value is None else None)
+        move.wants_presence = True
+    else:
+        move = Move(operation, lambda value: None)
+    move.overwrites = True
+    return move
+
+
+def _cas(operation: Operation) -> Move:
+    expected, new = operation.args
+    if operation.outcome == "ok" and not operation.result:
+        move = Move(operation, lambda value: value if value != expected else ILLEGAL)
+        move.observes, move.refuses = True, (expected,)
+    else:
+        move = Move(operation, lambda value: new if value == expected else ILLEGAL)
+        move.wants = (expected,)
+    return move
+
+
+def _append(operation: Operation) -> Move:
+    suffix, whole = str(operation.args[0]), operation.result
+
+    def step(value: Value) -> Any:
+        if isinstance(value, int):
+            return ILLEGAL
+        longer = (value or "") + suffix
+        return longer if whole is None or longer == whole else ILLEGAL
+
+    move = Move(operation, step)
+    move.appends = True
+    if whole is None:
+        move.takes_anything = True
+    else:
+        before = str(whole).removesuffix(suffix)
+        move.wants = (before,) if before else ("", None)
+    return move
+
+
+_MAKERS: dict[str, Callable[[Operation], Move]] = {
+    "get": _get, "set": _set, "delete": _delete, "cas": _cas, "append": _append,
+}  # fmt: skip

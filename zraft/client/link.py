@@ -1,0 +1,133 @@
+"""What the client core remembers of one call, and of one connection to a node."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from zraft.client.requests import Request
+from zraft.client.session import Session
+from zraft.errors import ZraftError
+
+OnDone = Callable[[Any, ZraftError | None], None]
+
+# After a send that ZeroMQ refused: how long until the link is tried again, or given up for another.
+REFUSED_GRACE_SECONDS = 0.03
+
+
+class Call:
+    """One request of the caller, until it is answered.
+
+    Every sending of it is a *copy* with a request id of its own, so that each reply says what became of which copy.
+    `doubts` counts the copies that may have taken effect or still may: those that ZeroMQ accepted and no node refused.
+    `session` and `number` are set once and stay, with the encoded `body`, for every copy (exactly once).
+    """
+
+    __slots__ = (
+        "body",
+        "copies",
+        "deadline",
+        "done",
+        "doubts",
+        "earlier",
+        "link",
+        "number",
+        "on_done",
+        "pinned",
+        "request",
+        "request_id",
+        "sent_at",
+        "sent_life",
+        "session",
+    )
+
+    def __init__(self, request: Request, deadline: float, on_done: OnDone, pinned: bool) -> None:
+        self.request = request
+        self.deadline = deadline
+        self.on_done = on_done
+        self.pinned = pinned
+        """It is for one node and no other."""
+        self.body = request.body
+        self.session: Session | None = None
+        self.number = 0
+        self.done = False
+        self.doubts = 0
+        self.copies = 0
+        # The latest copy: where, under which id and life, and when it was sent.
+        self.link: Link | None = None
+        self.request_id = 0
+        self.sent_life: int | None = None
+        self.sent_at = 0.0
+        # Copies given up for lost, whose answers still count should they come.
+        self.earlier: list[tuple[Link, int]] = []
+
+
+class Link:
+    """One endpoint, and what was heard from it. Times are the caller's monotonic seconds."""
+
+    __slots__ = (
+        "connected",
+        "dead_until",
+        "endpoint",
+        "life",
+        "lost",
+        "pending",
+        "ping_due",
+        "ping_sent_at",
+        "pinned",
+        "quiet_since",
+        "refused_at",
+        "scan_at",
+    )
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.pending: dict[int, Call] = {}
+        """Request id -> the call that waits for this answer; in the order of sending."""
+        self.lost: dict[int, Call] = {}
+        """Copies that were sent again elsewhere or once more."""
+        self.pinned: deque[Call] = deque()
+        """Calls for this endpoint alone that wait to be sent."""
+        self.life: int | None = None
+        """The frontend's life as the last reply told it."""
+        self.connected = False
+        """ZeroMQ had a connection at some time: a refused send then means that there is none now."""
+        self.refused_at: float | None = None
+        """When ZeroMQ refused a send; None once it would take one."""
+        self.dead_until = 0.0
+        self.quiet_since = 0.0
+        self.ping_sent_at: float | None = None
+        self.ping_due = False
+        self.scan_at = 0.0
+
+    def heard(self, now: float) -> None:
+        """Note a sign of life."""
+        self.begin_waiting(now)
+        self.dead_until = 0.0
+        self.refused_at = None
+        self.connected = True
+
+    def begin_waiting(self, now: float) -> None:
+        """It owed nothing until now, so its silence before says nothing."""
+        self.quiet_since = now
+        self.ping_sent_at = None
+        self.ping_due = False
+
+    def is_dead(self, now: float) -> bool:
+        """Whether it is not worth trying at the moment."""
+        return now < self.dead_until
+
+    def may_send(self, now: float) -> bool:
+        """Whether ZeroMQ may take a frame: it did not refuse one lately."""
+        return now >= self.may_send_at()
+
+    def may_send_at(self) -> float:
+        """From when on `may_send`."""
+        return 0.0 if self.refused_at is None else self.refused_at + REFUSED_GRACE_SECONDS
+
+    def set_aside(self, call: Call) -> None:
+        """Stop waiting for the latest copy of `call`; should its answer come all the same, it counts."""
+        if self.pending.pop(call.request_id, None) is not None:
+            self.lost[call.request_id] = call
+            call.earlier.append((self, call.request_id))

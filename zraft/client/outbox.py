@@ -1,0 +1,156 @@
+"""The calls that wait to be sent, in the order in which they go, and how they become frames."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from zraft.client.link import Call, Link
+from zraft.client.requests import WRITE
+from zraft.client.session import Session
+from zraft.statemachine.codec import encode_command
+from zraft.wire import MAX_REQUESTS_PER_FRAME, RequestKind, pack_requests
+
+# Of request bodies; half of what a node takes, so that no envelope makes a frame too large.
+MAX_FRAME_BODY_BYTES = 4 * 1024 * 1024
+
+
+class Outgoing(NamedTuple):
+    """A frame to be sent to an endpoint. `calls`: whose copies it carries; none in a ping."""
+
+    endpoint: str
+    frame: bytes
+    calls: Sequence[Call]
+
+
+class Outbox:
+    """Queues of calls: one for the leader, one for each endpoint that calls are pinned to.
+
+    For the leader go first the calls that were sent before, then reads, then writes that still need a number: those
+    wait for a session, and for room in it.
+    """
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+        self._ready: deque[Call] = deque()
+        self._writes: deque[Call] = deque()
+        self._last_id = 0
+
+    # ---- queues --------------------------------------------------------------------------------------------------
+
+    def add(self, call: Call) -> None:
+        """Queue a call for the leader, behind all of its kind."""
+        if call.request.kind == WRITE and call.session is None:
+            self._writes.append(call)
+        else:
+            self._ready.append(call)
+
+    def put_back(self, call: Call) -> None:
+        """Queue a call that was sent before, in front of all others."""
+        if call.pinned and call.link is not None:
+            call.link.pinned.appendleft(call)
+        else:
+            self._ready.appendleft(call)
+
+    def has_calls(self) -> bool:
+        """Whether anything waits for the leader."""
+        return bool(self._ready or self._writes)
+
+    def needs_session(self) -> bool:
+        """Whether writes wait and there is no session to number them in."""
+        return self.session is None and bool(self._writes)
+
+    def take_writes(self) -> list[Call]:
+        """Remove and return the writes that have no number yet."""
+        writes = [call for call in self._writes if not call.done]
+        self._writes.clear()
+        return writes
+
+    def drop_done(self) -> None:
+        """Free what is over; such calls would otherwise stay until their turn to be sent."""
+        self._ready = deque(call for call in self._ready if not call.done)
+        self._writes = deque(call for call in self._writes if not call.done)
+
+    # ---- frames --------------------------------------------------------------------------------------------------
+
+    def ping(self, endpoint: str) -> Outgoing:
+        """Ask for a sign of life. The answer is known by none: that it comes is all."""
+        self._last_id += 1
+        return Outgoing(endpoint, pack_requests([(self._last_id, int(RequestKind.PING), b"")]), ())
+
+    def pack_pinned(self, link: Link, room: int, now: float) -> Outgoing | None:
+        """One frame of at most `room` calls that only `link` can answer, noted as sent; None if there are none."""
+        return self._pack(link, room, now, _take_pinned)
+
+    def pack(self, link: Link, room: int, now: float) -> Outgoing | None:
+        """One frame of at most `room` calls for the leader, noted as sent to `link`; None if none can go now."""
+        return self._pack(link, room, now, self._take)
+
+    def unsend(self, link: Link, calls: Sequence[Call]) -> None:
+        """Undo a frame that ZeroMQ did not accept: its copies never were."""
+        for call in reversed(calls):
+            del link.pending[call.request_id]
+            call.doubts -= 1
+            call.copies -= 1
+            self.put_back(call)
+
+    def _pack(self, link: Link, room: int, now: float, take: Callable[[Link], Call | None]) -> Outgoing | None:
+        if not link.pending:
+            link.begin_waiting(now)
+        room = min(room, MAX_REQUESTS_PER_FRAME)
+        request_id = self._last_id
+        size_bytes = 0
+        items: list[tuple[int, int, bytes]] = []
+        calls: list[Call] = []
+        while len(items) < room:
+            call = take(link)
+            if call is None:
+                break
+            size_bytes += len(call.body)
+            if size_bytes > MAX_FRAME_BODY_BYTES and items:
+                self.put_back(call)
+                break
+            request_id += 1
+            call.link = link
+            call.request_id = request_id
+            call.sent_life = link.life
+            call.sent_at = now
+            call.doubts += 1
+            call.copies += 1
+            link.pending[request_id] = call
+            items.append((request_id, call.request.kind, call.body))
+            calls.append(call)
+        self._last_id = request_id
+        return Outgoing(link.endpoint, pack_requests(items), calls) if items else None
+
+    def _take(self, link: Link) -> Call | None:
+        while self._ready:
+            call = self._ready.popleft()
+            if not call.done:
+                return call
+        session = self.session
+        if session is None or not session.has_room():
+            return None
+        while self._writes:
+            call = self._writes.popleft()
+            if not call.done:
+                number(call, session)
+                return call
+        return None
+
+
+def number(call: Call, session: Session) -> None:
+    """Give a write its number in `session` and its bytes. Both stay for every copy: that is what makes them one."""
+    call.session = session
+    call.number = session.next_number()
+    request = call.request
+    call.body = encode_command(session.id, call.number, session.low_water, request.op, *request.arguments)
+
+
+def _take_pinned(link: Link) -> Call | None:
+    while link.pinned:
+        call = link.pinned.popleft()
+        if not call.done:
+            return call
+    return None

@@ -1,0 +1,206 @@
+"""Puts one node together: sockets, threads, actors, supervisor. The only place that knows all of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from random import SystemRandom
+from types import MappingProxyType
+from typing import Any
+
+import zmq
+
+from zraft import __version__
+from zraft.actors.applier import Applier
+from zraft.actors.consensus import Consensus
+from zraft.actors.election_timer import ElectionTimer
+from zraft.actors.frontend import Frontend
+from zraft.actors.json_gateway import JsonGateway
+from zraft.actors.log_writer import LogWriter
+from zraft.actors.transport import Transport
+from zraft.bus.host import ActorSpec, Host
+from zraft.bus.ports import CLIENT_HWM, ClusterPort, PeerPort, RouterPort, StreamPort
+from zraft.bus.supervisor import Supervisor
+from zraft.config import Config
+from zraft.errors import ZraftError
+from zraft.messages import HostDied, StartActor, StopRequest
+from zraft.raft import Address, Membership, Settings
+from zraft.storage import RealDisk, WriteAheadLog
+from zraft.storage.boundary import BoundaryDisk
+from zraft.wire import pack_bus
+
+START_ORDER = ("log_writer", "applier", "election_timer", "transport", "consensus", "frontend", "json_gateway")
+JOIN_SECONDS = 1.0
+SLOW_START_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class LogOpener:
+    """Opens the write-ahead log for each life of the log_writer, after closing what a former life left open."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._log: WriteAheadLog | None = None
+        self._say_at = 0.0
+
+    def open(self, boundary: Callable[[], None]) -> WriteAheadLog:
+        """boundary: called around every disk operation. Raises StorageError."""
+        if self._log is not None:
+            self._log.close()
+        self._say_at = time.monotonic() + SLOW_START_SECONDS
+        self._log = WriteAheadLog.open(
+            BoundaryDisk(RealDisk(), boundary),
+            str(self._config.data_dir),
+            self._config.node,
+            new_store_id=SystemRandom().randrange(1, 1 << 63),
+            on_progress=self._on_progress,
+        )
+        return self._log
+
+    def _on_progress(self, done: int, total: int) -> None:
+        if time.monotonic() >= self._say_at:
+            self._say_at += SLOW_START_SECONDS
+            log.info("reads the log: segment %d of %d", done, total)
+
+
+class Node:
+    """One node. `run` blocks until it ends; `stop` may be called from a signal handler or another thread.
+
+    Raises PortInUse from the constructor.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.context: zmq.Context[Any] = zmq.Context()
+        self.context.set(zmq.MAX_SOCKETS, 4096)
+        try:
+            specs = self._specs()
+        except ZraftError:
+            self.context.destroy(linger=0)
+            raise
+        self.hosts = [
+            Host(self.context, config.node, "thread of " + ", ".join(group), [specs[name] for name in group if name in specs])
+            for group in config.threads
+            if any(name in specs for name in group)
+        ]
+        self.threads: dict[str, threading.Thread] = {}
+        self.actors = [name for name in START_ORDER if name in specs]
+        spec = ActorSpec("supervisor", self._make_supervisor, MappingProxyType({}))
+        self.main = Host(self.context, config.node, "main", [spec])
+        self.supervisor: Supervisor | None = None
+        self.stop_reason = ""
+
+    # --- parts
+
+    def _specs(self) -> dict[str, ActorSpec]:
+        """Bind what must be bound, and say how each actor is made."""
+        config, context = self.config, self.context
+        members = {node: Address(at.client, at.peer) for node, at in config.cluster.items()}
+        settings = Settings(config.election_timeout_ms, config.heartbeat_ms)
+        founding = Membership(0, members)
+        opener = LogOpener(config)
+        own = [members[config.node].client] if config.node in members else []
+        endpoints = own + [at.client for node, at in members.items() if node != config.node]
+        names = [name for name in START_ORDER if name != "json_gateway" or config.json]
+        facts = {"version": __version__, "pid": os.getpid()}
+        clients: Mapping[str, Any] = {"clients": RouterPort(context, config.bind_client, "client", CLIENT_HWM)}
+        peers: Mapping[str, Any] = {"peers": PeerPort(context, config.bind_peer)}
+        none: Mapping[str, Any] = {}
+        specs = [
+            ActorSpec("log_writer", lambda c: LogWriter(c, lambda: opener.open(c.boundary)), none),
+            ActorSpec("applier", Applier, none),
+            ActorSpec("election_timer", ElectionTimer, none),
+            ActorSpec("transport", lambda c: Transport(c, config.node), peers),
+            ActorSpec("consensus", lambda c: Consensus(c, config.node, founding, members, settings), none),
+            ActorSpec("frontend", lambda c: Frontend(c, config.node, names, config.chaos, facts), clients),
+        ]
+        if config.json:
+            ports = {"json": StreamPort(context, config.json), "cluster": ClusterPort(context)}
+            specs.append(ActorSpec("json_gateway", lambda c: JsonGateway(c, endpoints), ports))
+        return {spec.name: spec for spec in specs}
+
+    def _make_supervisor(self, context: Any) -> Supervisor:
+        host_of = {name: host.name for host in self.hosts for name in host.slots}
+        self.supervisor = Supervisor(context, self.actors, host_of, self.queue_lengths, self.start_thread)
+        return self.supervisor
+
+    def queue_lengths(self) -> dict[str, int]:
+        """How many messages wait for each actor: those sent less those taken. The counts are read while others
+        change them, so they may be off by what is on its way."""
+        lengths = {}
+        for host in self.hosts:
+            for name, slot in host.slots.items():
+                sent = sum(other.sent.get(name, 0) for other in (*self.hosts, self.main))
+                lengths[name] = max(0, sent - slot.received)
+        return lengths
+
+    # --- threads
+
+    def start_thread(self, name: str) -> None:
+        """Run a host in a new thread."""
+        host = next(host for host in self.hosts if host.name == name)
+        thread = threading.Thread(target=self._run_host, args=(host,), name=name, daemon=True)
+        self.threads[name] = thread
+        thread.start()
+
+    def _run_host(self, host: Host) -> None:
+        try:
+            host.run()
+        except BaseException as error:  # a bug in the host itself; its sockets are intact
+            log.exception("thread %s", host.name)
+            host.tell_supervisor(HostDied(host.name, f"{type(error).__name__}: {error}"))
+
+    # --- the whole
+
+    def run(self) -> int:
+        """Run until stopped. Returns the exit status: 0 if it was asked to stop, else 1 (see `stop_reason`)."""
+        for host in self.hosts:
+            self.start_thread(host.name)
+        self.main.push("main", pack_bus("main", 1, 1, StartActor("supervisor", 1, {})))
+        self.main.run()
+        for thread in self.threads.values():
+            thread.join(JOIN_SECONDS)
+        if not any(thread.is_alive() for thread in self.threads.values()):
+            for host in (*self.hosts, self.main):
+                host.close()
+            self.context.destroy(linger=0)
+        if self.supervisor is None or self.supervisor.exit_status is None:
+            self.stop_reason = "the supervisor died; this is a bug, its traceback is in the log"
+            return 1
+        self.stop_reason = self.supervisor.exit_reason
+        return self.supervisor.exit_status
+
+    def stop(self, reason: str) -> None:
+        """Ask for a clean end. Called in the main thread (where the main host's sockets live)."""
+        self.main.push("supervisor", pack_bus("main", 1, 1, StopRequest(reason)))
+
+
+def run(config: Config, log_level: str = "info") -> int:
+    """Run a node in the foreground until SIGTERM or SIGINT. Returns the exit status.
+
+    Raises ZraftError (one line) for what a user can mend: a port or data directory in use, a damaged log.
+    """
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=log_level.upper(),
+        format=f"%(asctime)s %(levelname)-7s {config.node} %(name)s: %(message)s",
+    )
+    sys.setswitchinterval(0.001)  # seconds; a vote shall not wait long for a thread that applies a batch
+    node = Node(config)
+
+    def on_signal(number: int, frame: Any) -> None:
+        node.stop(signal.Signals(number).name)
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    log.info("zraft %s: clients at %s, peers at %s", __version__, config.bind_client, config.bind_peer)
+    status = node.run()
+    if status:
+        raise ZraftError(f"{config.node} stopped: {node.stop_reason}")
+    return status

@@ -1,0 +1,182 @@
+"""The state machine that zraft replicates: committed log entries in, answers out.
+
+Two machines that applied the same entries are equal, whatever computer, process or Python they ran on, and so are
+their answers and their `state_hash`.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from struct import Struct
+
+from zraft.errors import impossible
+from zraft.statemachine.codec import (
+    Arguments,
+    CodecError,
+    Op,
+    Query,
+    ResultCode,
+    check_arguments,
+    decode_command,
+    decode_query,
+    encode_result,
+)
+from zraft.statemachine.sessions import Session, Sessions
+from zraft.statemachine.store import Change, Store
+
+_HASH_FIELDS = Struct("<QQQQ").pack
+
+# Looking an enum's member up costs more than the comparison, and these are compared for every entry.
+_OPEN_SESSION, _CLOSE_SESSION, _SET, _DELETE = int(Op.OPEN_SESSION), int(Op.CLOSE_SESSION), int(Op.SET), int(Op.DELETE)
+_OK = int(ResultCode.OK)
+
+_SESSION_UNKNOWN = encode_result(ResultCode.SESSION_UNKNOWN)
+_ALREADY_ANSWERED = encode_result(ResultCode.ALREADY_ANSWERED)
+_TOO_MANY_UNANSWERED = encode_result(ResultCode.TOO_MANY_UNANSWERED)
+_CLOSED = encode_result(ResultCode.OK)
+
+
+class StateMachine:
+    """Keys and sessions as of the entry `last_applied`.
+
+    `apply` and `skip` take the log's entries one after the other without a gap. They first find out what an entry
+    does without changing anything, then change it all: an exception on the way leaves the state and `last_applied`
+    as they were, together (DESIGN trap 18).
+    """
+
+    def __init__(self) -> None:
+        self._store = Store()
+        self._sessions = Sessions()
+        self._last_applied = 0
+        self._log_time_ms = 0
+
+    @property
+    def last_applied(self) -> int:
+        """Index of the last entry that was applied or skipped; 0: none."""
+        return self._last_applied
+
+    @property
+    def revision(self) -> int:
+        """The store-wide revision: how many commands have changed a key."""
+        return self._store.revision
+
+    @property
+    def key_count(self) -> int:
+        """How many keys there are."""
+        return len(self._store)
+
+    @property
+    def session_count(self) -> int:
+        """How many sessions are open."""
+        return len(self._sessions)
+
+    @property
+    def state_hash(self) -> str:
+        """16 hexadecimal digits that tell two states apart: keys with revisions, store revision, sessions, log time.
+
+        Keys are accounted for as they change; a call digests the sessions that were used since the last one.
+        """
+        fields = _HASH_FIELDS(
+            self._store.revision, self._log_time_ms, self._store.digest_sum, self._sessions.digest_sum
+        )
+        return blake2b(fields, digest_size=8).hexdigest()
+
+    def apply(self, index: int, time_ms: int, data: bytes) -> bytes:
+        """Apply the committed command `data` at `index` and return its encoded result.
+
+        `time_ms` is the time that the leader stamped on the entry; log time is the largest stamp so far. No content
+        of `data` raises: what is wrong with a command is its result. Raises `ImpossibleState` if `index` does not
+        follow `last_applied`.
+        """
+        now_ms = self._next(index, time_ms)
+        try:
+            session_id, number, acknowledged, op, arguments = decode_command(data)
+        except CodecError as error:
+            self._advance(index, now_ms)
+            return encode_result(ResultCode.BAD_COMMAND, str(error))
+        if op == _OPEN_SESSION:
+            return self._open_session(index, now_ms, arguments)
+        session = self._sessions.find(session_id, now_ms)
+        if session is None:
+            self._advance(index, now_ms)
+            return _SESSION_UNKNOWN
+        answer = session.answers.get(number)
+        change = None
+        is_first = False
+        if answer is None:
+            if number <= session.acknowledged:
+                answer = _ALREADY_ANSWERED
+            elif op == _CLOSE_SESSION and not arguments:
+                return self._close_session(index, now_ms, session)
+            elif not session.has_room(acknowledged):
+                answer = _TOO_MANY_UNANSWERED
+            else:
+                answer, change = self._plan(op, arguments)
+                is_first = True
+        # From here on nothing is computed any more, only assigned.
+        if change is not None:
+            self._store.commit(change)
+        self._sessions.use(session, index, now_ms, acknowledged)
+        if is_first:
+            session.record(number, answer)
+        self._advance(index, now_ms)
+        return answer
+
+    def skip(self, index: int, time_ms: int) -> None:
+        """Pass over a committed entry that is no command, such as a leader's no-op; its time counts all the same."""
+        self._advance(index, self._next(index, time_ms))
+
+    def query(self, data: bytes) -> bytes:
+        """Answer a query from the present state. Changes nothing and raises for no content of `data`."""
+        try:
+            query, arguments = decode_query(data)
+        except CodecError as error:
+            return encode_result(ResultCode.BAD_COMMAND, str(error))
+        if query == Query.GET:
+            return encode_result(_OK, self._store.get(*arguments), self._store.revision)
+        page, more = self._store.range(*arguments)
+        return encode_result(_OK, page, more, self._store.revision)
+
+    def _next(self, index: int, time_ms: int) -> int:
+        if index != self._last_applied + 1:
+            raise impossible("an entry applied out of order", index=index, last_applied=self._last_applied)
+        return max(self._log_time_ms, time_ms)
+
+    def _advance(self, index: int, now_ms: int) -> None:
+        self._sessions.expire(now_ms)
+        self._log_time_ms = now_ms
+        self._last_applied = index
+
+    def _open_session(self, index: int, now_ms: int, arguments: Arguments) -> bytes:
+        if arguments:
+            result, _ = self._plan(_OPEN_SESSION, arguments)
+            self._advance(index, now_ms)
+            return result
+        result = encode_result(_OK, index)
+        self._advance(index, now_ms)
+        self._sessions.open(index, now_ms)
+        return result
+
+    def _close_session(self, index: int, now_ms: int, session: Session) -> bytes:
+        self._sessions.close(session.session_id)
+        self._advance(index, now_ms)
+        return _CLOSED
+
+    def _plan(self, op: int, arguments: Arguments) -> tuple[bytes, Change | None]:
+        """The result of a command, and what it changes if it changes anything. Touches nothing."""
+        try:
+            check_arguments(op, arguments)
+            if op == _SET:
+                change: Change | None = self._store.plan_set(*arguments)
+                return encode_result(_OK, self._store.revision + 1), change
+            change = self._store.plan_delete(*arguments) if op == _DELETE else self._store.plan_cas(*arguments)
+            done = change is not None
+            return encode_result(_OK, done, self._store.revision + done), change
+        except CodecError as error:
+            return encode_result(ResultCode.BAD_COMMAND, str(error)), None
+        except MemoryError:
+            raise  # this node's trouble and not the command's: elsewhere the same entry goes through
+        except Exception as error:
+            # It would come again on every node and after every restart: so it is the command's answer, and the next
+            # entry gets its turn. No more than the class is told, for a message may differ from node to node.
+            return encode_result(ResultCode.BAD_COMMAND, f"the command failed: {type(error).__name__}"), None
