@@ -76,13 +76,13 @@ class AppendEntries(NamedTuple):
 
 
 class AppendReply(NamedTuple):
-    """Follower -> leader. success: durable up to `index`. Else `index` is the prev_log_index that was refused, and
+    """Follower -> leader. success: durable up to `at_index`. Else `at_index` is the prev_log_index refused, and
     the conflict fields say where to go back to: the term at that index (0: the log is shorter) and the first
     index of that term (or the last index + 1)."""
 
     term: int
     success: bool
-    index: int
+    at_index: int
     conflict_term: int
     conflict_index: int
 
@@ -218,9 +218,9 @@ class ReadAt(NamedTuple):
 
 
 class Applied(NamedTuple):
-    """applier -> consensus: applied up to index; credit for more."""
+    """applier -> consensus: applied up to last_applied; credit for more."""
 
-    index: int
+    last_applied: int
 
 
 # --- frontend <-> the others -----------------------------------------------------------------------------------

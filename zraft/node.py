@@ -121,7 +121,7 @@ class Node:
             ActorSpec("frontend", lambda c: Frontend(c, config.node, names, config.chaos, facts), clients),
         ]
         if config.json:
-            ports = {"json": StreamPort(context, config.json), "cluster": ClusterPort(context)}
+            ports: Mapping[str, Any] = {"json": StreamPort(context, config.json), "cluster": ClusterPort(context)}
             specs.append(ActorSpec("json_gateway", lambda c: JsonGateway(c, endpoints), ports))
         return {spec.name: spec for spec in specs}
 

@@ -45,7 +45,7 @@ _BUS_MAKERS = [cls._make for cls in BUS_MESSAGES]
 
 def pack_bus(sender: str, incarnation: int, to_incarnation: int, message: Any) -> bytes:
     """The envelope of the bus around one message of `messages.BUS_MESSAGES`."""
-    return packb((sender, incarnation, to_incarnation, _BUS_TAGS[type(message)], message))  # type: ignore[no-any-return]
+    return packb((sender, incarnation, to_incarnation, _BUS_TAGS[type(message)], message))
 
 
 def unpack_bus(frame: bytes) -> tuple[str, int, int, Any]:
@@ -59,7 +59,7 @@ def unpack_bus(frame: bytes) -> tuple[str, int, int, Any]:
 
 def pack_entries(entries: Sequence[Entry]) -> bytes:
     """A run of consecutive entries, as it is sent, stored and applied: encoded once, passed on unopened."""
-    return packb(entries)  # type: ignore[no-any-return]
+    return packb(entries)
 
 
 def unpack_entries(blob: bytes) -> list[Entry]:
@@ -117,8 +117,8 @@ class EntriesCache:
 def pack_peer(message: Any, cache: EntriesCache) -> bytes:
     """One message of `messages.PEER_MESSAGES`: [tag, *fields]; entries are a nested encoded run."""
     if type(message) is AppendEntries:
-        return packb((_PEER_TAGS[AppendEntries], *message[:4], cache.pack(message.entries)))  # type: ignore[no-any-return]
-    return packb((_PEER_TAGS[type(message)], *message))  # type: ignore[no-any-return]
+        return packb((_PEER_TAGS[AppendEntries], *message[:4], cache.pack(message.entries)))
+    return packb((_PEER_TAGS[type(message)], *message))
 
 
 def unpack_peer(body: bytes) -> Any:
@@ -135,7 +135,7 @@ def unpack_peer(body: bytes) -> Any:
     if PEER_MESSAGES[tag] is AppendEntries:
         entries = tuple(unpack_entries(fields[4]))
         _check_entries(entries)
-        return AppendEntries(*fields[:4], entries)
+        return AppendEntries._make((*fields[:4], entries))
     return PEER_MESSAGES[tag]._make(fields)
 
 
@@ -154,7 +154,7 @@ _FRAME_TYPES = (int, str, int, str, tuple)
 
 def pack_peer_frame(cluster_id: int, sender: str, store_id: int, receiver: str, bodies: Sequence[bytes]) -> bytes:
     """[version, cluster id, sender, sender's store id, receiver, [body, ...]]."""
-    return packb((PEER_VERSION, cluster_id, sender, store_id, receiver, bodies))  # type: ignore[no-any-return]
+    return packb((PEER_VERSION, cluster_id, sender, store_id, receiver, bodies))
 
 
 def unpack_peer_frame(frame: bytes) -> PeerFrame:
@@ -205,7 +205,7 @@ class ReplyFrame(NamedTuple):
 
 def pack_requests(items: Sequence[tuple[int, int, bytes]]) -> bytes:
     """[version, [[request id, RequestKind, body], ...]]."""
-    return packb((CLIENT_VERSION, items))  # type: ignore[no-any-return]
+    return packb((CLIENT_VERSION, items))
 
 
 def unpack_requests(frame: bytes) -> tuple[tuple[int, int, bytes], ...]:
@@ -219,7 +219,7 @@ def unpack_requests(frame: bytes) -> tuple[tuple[int, int, bytes], ...]:
 
 def pack_replies(life: int, items: Sequence[tuple[int, int, bytes]]) -> bytes:
     """[version, life, [[request id, ReplyStatus, body], ...]]."""
-    return packb((CLIENT_VERSION, life, items))  # type: ignore[no-any-return]
+    return packb((CLIENT_VERSION, life, items))
 
 
 def unpack_replies(frame: bytes) -> ReplyFrame:

@@ -128,13 +128,13 @@ class Consensus(Actor):
     def on_applied(self, sender: str, message: Applied) -> None:
         """The applier's answer to Recover, or its progress."""
         if self.raft is None:
-            self.applied = message.index
+            self.applied = message.last_applied
             self.maybe_begin()
         elif self.applied is None:
-            self.applied = message.index
-            self.raft.on_applier_restarted(message.index)
+            self.applied = message.last_applied
+            self.raft.on_applier_restarted(message.last_applied)
         else:
-            self.raft.on_applied(message.index)
+            self.raft.on_applied(message.last_applied)
 
     def maybe_begin(self) -> None:
         """Both have answered: take part."""

@@ -41,6 +41,8 @@ class Transport(Actor):
 
     def receive_frames(self, port: str, frames: list[bytes]) -> None:
         """From peers, or from anybody who found the port."""
+        if not self.identity.store_id:
+            return  # this node does not know itself yet: to the others it is still down
         for frame in frames:
             try:
                 cluster_id, sender, _, receiver, bodies = unpack_peer_frame(frame)

@@ -199,13 +199,13 @@ class ClusterPort:
     def is_writable(self, endpoint: str) -> bool:
         """Whether a frame would be accepted now."""
         socket = self._dealers.get(endpoint)
-        return socket is not None and bool(socket.getsockopt(zmq.EVENTS) & zmq.POLLOUT)
+        return socket is not None and bool(socket.poll(0, zmq.POLLOUT))
 
     def drain(self, limit: int) -> list[tuple[str, bytes]]:
         """See Port."""
-        frames = []
+        frames: list[tuple[str, bytes]] = []
         for endpoint, socket in self._dealers.items():
-            while len(frames) < limit and socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            while len(frames) < limit and socket.poll(0):
                 frames.append((endpoint, socket.recv(zmq.NOBLOCK)))
         return frames
 

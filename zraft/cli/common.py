@@ -51,34 +51,22 @@ class Failure(click.ClickException):
 class Command(click.Command):
     """A command whose errors of zraft's own become one line and the right exit status."""
 
-    def failure(self, error: ZraftError) -> Failure:
-        """How `error` ends the program."""
-        if isinstance(error, Unavailable):
-            return Failure(f"surely not applied: {error}", ExitStatus.NO_ANSWER)
-        if isinstance(error, OutcomeUnknown):
-            return Failure(f"unknown outcome, it may have been applied: {error}", ExitStatus.NO_ANSWER)
-        if isinstance(error, ConfigError):
-            return Failure(str(error), ExitStatus.USAGE)
-        return Failure(str(error), ExitStatus.NO)
-
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command (click calls this)."""
         try:
             return super().invoke(ctx)
         except ZraftError as error:
-            raise self.failure(error) from error
+            raise _failure(error) from error
         except KeyboardInterrupt:
             raise Failure("interrupted", ExitStatus.INTERRUPTED) from None
 
 
-class ReadingCommand(Command):
-    """A command that changes nothing, so that 'surely not applied' would only puzzle."""
-
-    def failure(self, error: ZraftError) -> Failure:
-        """How `error` ends the program."""
-        if isinstance(error, Unavailable):
-            return Failure(f"no answer: {error}", ExitStatus.NO_ANSWER)
-        return super().failure(error)
+def _failure(error: ZraftError) -> Failure:
+    if isinstance(error, OutcomeUnknown):
+        return Failure(f"unknown outcome: {error}", ExitStatus.NO_ANSWER)
+    if isinstance(error, Unavailable):
+        return Failure(str(error), ExitStatus.NO_ANSWER)  # of a write it says that it was surely not applied
+    return Failure(str(error), ExitStatus.USAGE if isinstance(error, ConfigError) else ExitStatus.NO)
 
 
 class Group(click.Group):

@@ -17,7 +17,6 @@ from zraft.cli.common import (
     ExitStatus,
     Failure,
     Group,
-    ReadingCommand,
     cluster_options,
     endpoints_of,
     leader_in,
@@ -97,7 +96,7 @@ def set_command(session: Session, key: str, value: str) -> None:
         click.echo(revision)
 
 
-@cli.command("get", cls=ReadingCommand)
+@cli.command("get")
 @click.argument("key")
 @click.pass_obj
 def get_command(session: Session, key: str) -> None:
@@ -147,7 +146,7 @@ def cas_command(session: Session, absent: bool, key: str, values: tuple[str, ...
         raise Failure(f"not swapped: {key!r} {'has a value' if absent else 'has another value or none'}", ExitStatus.NO)
 
 
-@cli.command("range", cls=ReadingCommand)
+@cli.command("range")
 @click.argument("prefix")
 @click.pass_obj
 def range_command(session: Session, prefix: str) -> None:
@@ -160,7 +159,7 @@ def range_command(session: Session, prefix: str) -> None:
         output.print_entries(entries)
 
 
-@cli.command("status", cls=ReadingCommand)
+@cli.command("status")
 @click.pass_obj
 def status_command(session: Session) -> None:
     """Print what each node says of itself; status 3 if none answers."""
@@ -178,35 +177,27 @@ def members_group() -> None:
     """The members of the cluster."""
 
 
-@members_group.command("list", cls=ReadingCommand)
+@members_group.command("list")
 @click.pass_obj
 def members_list_command(session: Session) -> None:
     """Print the members as the leader knows them, or without a leader, the node that is furthest."""
     with session.connect() as client:
         status = client.status()
     _need_answer(status)
-    answered = [node for node in status if not node.get("error")]
-    best = leader_in(status) or max(answered, key=lambda node: (node["term"], node["commit_index"]))
-    members = _members(best["members"], best["leader"])
+    told = [node for node in status if node.get("members")]
+    best = leader_in(told) or max(told, key=lambda node: (node["term"], node["commit_index"]), default=None)
+    if best is None:
+        raise Failure("no node that answers knows the members yet", ExitStatus.NO_ANSWER)
+    leader = best["leader"]
+    members = [
+        {**member, "role": "leader" if member["id"] == leader else member["role"]} for member in best["members"]
+    ]
     if session.as_json:
         output.print_json(members)
     else:
-        columns = ("node", "role", "peer", "client")
+        columns = ("id", "role", "peer", "client")
         rows = [[output.shown(member[column]) for column in columns] for member in members]
         output.print_table([column.upper() for column in columns], rows)
-
-
-def _members(members: Mapping[str, Mapping[str, str]], leader: str | None) -> list[dict[str, str | None]]:
-    """One object a member, in the order of their ids."""
-    return [
-        {
-            "node": node,
-            "role": "leader" if node == leader else "voter",
-            "peer": members[node]["peer"],
-            "client": members[node]["client"],
-        }
-        for node in sorted(members)
-    ]
 
 
 @cli.group("leader")

@@ -75,16 +75,16 @@ class Replication(State):
         progress = self.progress[peer]
         progress.last_contact_ms = self.now_ms
         if reply.success:
-            if reply.index <= self.log.last_index:
-                progress.matched(reply.index, self.now_ms)
+            if reply.at_index <= self.log.last_index:
+                progress.matched(reply.at_index, self.now_ms)
             return
         retry = reply.conflict_index
         if reply.conflict_term:
             ours = self.log.last_index_of_term(reply.conflict_term)
             if ours and self.log.term(ours) == reply.conflict_term:
                 retry = ours + 1
-        if progress.rejected(reply.index, retry):
-            self.note(f"{peer} refused entries after {reply.index}: back to {progress.next_index}")
+        if progress.rejected(reply.at_index, retry):
+            self.note(f"{peer} refused entries after {reply.at_index}: back to {progress.next_index}")
 
     def send_heartbeat(self, peer: str, progress: Progress) -> None:
         """Show that this leader is there; also the carrier of ReadIndex rounds. Never tells a follower of a commit
