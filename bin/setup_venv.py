@@ -140,7 +140,7 @@ def _make_venv(lock):
     status, output = _run([sys.executable, "-m", "venv", "--clear", VENV], lock, None)
     if status != 0:
         last = output[-1] if output else "no output"
-        raise SetUpFailed(f"`{sys.executable} -m venv` ended with status {status}: {last}; remove {VENV}, then try again")
+        raise SetUpFailed(f"python -m venv ended with status {status}: {last}; remove {VENV}, then run this again")
 
 
 def _install(for_tests, lock):

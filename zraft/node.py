@@ -84,10 +84,11 @@ class Node:
         except ZraftError:
             self.context.destroy(linger=0)
             raise
+        groups = [[name for name in group if name in specs] for group in config.threads]
         self.hosts = [
-            Host(self.context, config.node, "thread of " + ", ".join(group), [specs[name] for name in group if name in specs])
-            for group in config.threads
-            if any(name in specs for name in group)
+            Host(self.context, config.node, "thread of " + ", ".join(group), [specs[name] for name in group])
+            for group in groups
+            if group
         ]
         self.threads: dict[str, threading.Thread] = {}
         self.actors = [name for name in START_ORDER if name in specs]

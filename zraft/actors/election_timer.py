@@ -1,4 +1,4 @@
-"""The clock. Consensus takes time from here alone, so that a simulator (or a stalled machine) can be in charge of it."""
+"""The clock. Consensus takes time from here alone, so a simulator (or a machine that stalls) can be in charge of it."""
 
 from __future__ import annotations
 

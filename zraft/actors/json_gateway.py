@@ -7,6 +7,7 @@ line sent to any node finds the leader, and a retry is applied once.
 from __future__ import annotations
 
 import json
+import sys
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -19,27 +20,29 @@ from zraft.errors import InvalidRequest, OutcomeUnknown, ZraftError
 
 TIMEOUT_SECONDS = 5.0
 MAX_LINE_BYTES = 2 * 1024 * 1024
-MAX_WAITING_LINES = 10_000  # of one connection, answered or not: then it is closed
+MAX_WAITING_LINES = 10_000  # of one connection: then it is closed
+MAX_WAITING_BYTES = 8 * 1024 * 1024
 MAX_CONNECTIONS = 1_000
+ANSWER_BYTES = 64 * 1024  # are gathered before they are sent
+RETRY_MS = 50  # to send to a connection whose other end reads too slowly
+REMEMBERED_CLOSED = 1_000
 
 
 class Connection:
-    """One TCP connection. Lines are answered in the order in which they came."""
+    """One TCP connection. Its lines are done one after the other: a get sees what the set before it wrote."""
 
     def __init__(self) -> None:
-        self.buffer = bytearray()
-        self.answers: deque[Answer] = deque()
-
-
-class Answer:
-    """The place of one line's answer; None: not yet."""
-
-    def __init__(self) -> None:
-        self.line: bytes | None = None
+        self.buffer = bytearray()  # of a line that has not ended
+        self.lines: deque[bytes] = deque()  # not begun
+        self.waiting_bytes = 0  # of these
+        self.busy = False  # the core is asked what the line before them wants
+        self.answers = bytearray()  # not sent
+        self.closing = False  # takes no lines any more
 
     def say(self, fields: dict[str, Any]) -> None:
-        """The answer is there."""
-        self.line = json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+        """Answer a line."""
+        self.busy = False
+        self.answers += json.dumps(fields, ensure_ascii=False).encode() + b"\n"
 
 
 class JsonGateway(Actor):
@@ -53,6 +56,7 @@ class JsonGateway(Actor):
         self.cluster: ClusterPort = context.ports["cluster"]
         self.core = ClientCore(endpoints, context.rng)
         self.connections: dict[bytes, Connection] = {}
+        self.closed: deque[bytes] = deque(maxlen=REMEMBERED_CLOSED)  # by us; what is still under way is not wanted
         self.dropped = 0
 
     # --- lines in
@@ -70,52 +74,53 @@ class JsonGateway(Actor):
     def on_bytes(self, identity: bytes, data: bytes) -> None:
         """Bytes of one connection; none: it has opened or closed."""
         connection = self.connections.get(identity)
-        if not data:
-            if connection is not None:
-                del self.connections[identity]
-            elif len(self.connections) < MAX_CONNECTIONS:
-                self.connections[identity] = Connection()
-            else:
-                self.drop(identity, "too many connections")
-            return
         if connection is None:
-            connection = self.connections[identity] = Connection()  # it was open before this life began
+            if identity in self.closed:
+                return
+            connection = self.connections[identity] = Connection()  # opened now, or before this life began
+            if len(self.connections) > MAX_CONNECTIONS:
+                self.drop(connection, "too many connections")
+        elif not data:
+            del self.connections[identity]
+        if not data or connection.closing:
+            return
         connection.buffer += data
         if b"\n" in data:
             *lines, rest = bytes(connection.buffer).split(b"\n")
             connection.buffer = bytearray(rest)
-            for line in lines:
-                if line.strip():
-                    self.on_line(connection, line)
+            wanted = [line for line in lines if line.strip()]
+            connection.lines.extend(wanted)
+            connection.waiting_bytes += sum(map(len, wanted))
         if len(connection.buffer) > MAX_LINE_BYTES:
-            self.drop(identity, f"a line of more than {MAX_LINE_BYTES} bytes")
-        elif len(connection.answers) > MAX_WAITING_LINES:
-            self.drop(identity, f"more than {MAX_WAITING_LINES} lines wait for their answers")
+            self.drop(connection, f"a line of more than {MAX_LINE_BYTES} bytes")
+        elif len(connection.lines) > MAX_WAITING_LINES or connection.waiting_bytes > MAX_WAITING_BYTES:
+            why = f"more than {MAX_WAITING_LINES} lines or {MAX_WAITING_BYTES} bytes wait: read answers meanwhile"
+            self.drop(connection, why)
 
-    def drop(self, identity: bytes, why: str) -> None:
-        """Say why, and close the connection."""
+    def drop(self, connection: Connection, why: str) -> None:
+        """Take no more lines, say why, and close the connection."""
         self.dropped += 1
-        self.connections.pop(identity, None)
-        self.stream.send(identity, json.dumps({"ok": False, "error": why}).encode() + b"\n")
-        self.stream.send(identity, b"")
+        connection.closing = True
+        connection.buffer.clear()
+        connection.lines.clear()
+        connection.say({"ok": False, "error": why})
 
     def on_line(self, connection: Connection, line: bytes) -> None:
         """One request."""
-        answer = Answer()
-        connection.answers.append(answer)
+        connection.waiting_bytes -= len(line)
         try:
             fields = json.loads(line)
             if not isinstance(fields, dict):
                 raise InvalidRequest("a request is a JSON object")
-            self.submit(fields, answer)
+            self.submit(fields, connection)
         except (ValueError, RecursionError) as error:
             self.dropped += 1
-            answer.say({"ok": False, "error": f"not JSON: {error}"})
+            connection.say({"ok": False, "error": f"not JSON: {error}"})
         except InvalidRequest as error:
             self.dropped += 1
-            answer.say({"ok": False, "error": str(error)})
+            connection.say({"ok": False, "error": str(error)})
 
-    def submit(self, fields: dict[str, Any], answer: Answer) -> None:
+    def submit(self, fields: dict[str, Any], connection: Connection) -> None:
         """Hand the request to the client's core. Raises InvalidRequest."""
         op = fields.get("op")
         if op == "set":
@@ -126,38 +131,52 @@ class JsonGateway(Actor):
             raise InvalidRequest(f'unknown op {json.dumps(op)[:40]}: this port knows "get" and "set"')
 
         def on_done(value: Any, error: ZraftError | None) -> None:
+            if connection.closing:
+                return
             if isinstance(error, OutcomeUnknown):
-                answer.say({"ok": False, "error": str(error), "outcome": "unknown"})
+                connection.say({"ok": False, "error": str(error), "outcome": "unknown"})
             elif error is not None:
-                answer.say({"ok": False, "error": str(error)})
+                connection.say({"ok": False, "error": str(error)})
             elif op == "set":
-                answer.say({"ok": True, "revision": value})
+                connection.say({"ok": True, "revision": value})
             else:
-                answer.say(found(*value))
+                connection.say(found(*value))
 
+        connection.busy = True
         self.core.submit(request, self.now() + TIMEOUT_SECONDS, on_done)
 
     # --- answers out
 
     def end_batch(self) -> None:
-        """Send what the core wants sent, and the answers that are there, in order."""
+        """Answer, begin the next lines, and send what the core wants sent for them."""
         now = self.now()
         for endpoint in self.core.refused_endpoints():
             if self.cluster.is_writable(endpoint):
                 self.core.on_writable(endpoint, now)
         self.core.tick(now)
+        late = [not self.serve(*item) for item in list(self.connections.items())]
         for outgoing in self.core.frames_to_send(now):
             self.context.boundary()
             if not self.cluster.send(outgoing.endpoint, outgoing.frame):
                 self.core.on_send_failed(outgoing, now)
-        for identity, connection in list(self.connections.items()):
-            lines = []
-            while connection.answers and connection.answers[0].line is not None:
-                lines.append(connection.answers.popleft().line)
-            if lines and not self.stream.send(identity, b"".join(filter(None, lines))):
-                del self.connections[identity]
         wakeup = self.core.next_wakeup(now)
         self.wakeup_ms = None if wakeup is None else int(wakeup * 1000) + 1
+        if any(late):
+            self.wakeup_ms = min(self.wakeup_ms or sys.maxsize, self.context.now_ms() + RETRY_MS)
+
+    def serve(self, identity: bytes, connection: Connection) -> bool:
+        """Send the answers that are there and begin what can be begun. False: not all of it could be sent now."""
+        while True:
+            while connection.lines and not connection.busy and len(connection.answers) < ANSWER_BYTES:
+                self.on_line(connection, connection.lines.popleft())
+            if not connection.answers:
+                return True
+            if not self.stream.send(identity, bytes(connection.answers)):
+                return False
+            connection.answers.clear()
+            if connection.closing and self.stream.send(identity, b""):
+                del self.connections[identity]
+                self.closed.append(identity)
 
     def on_wakeup(self, now_ms: int) -> None:
         """The core's time has come; end_batch follows."""

@@ -9,6 +9,7 @@ An I/O error is raised and stops the node: to read again after a failed fsync co
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from zraft.bus.actor import Actor, Context
@@ -19,6 +20,7 @@ from zraft.storage import DiskFull as NoSpace
 RETRY_FULL_DISK_MS = 200
 TAIL_BYTES = 4 * 1024 * 1024  # of the log's end that a new consensus is given
 TAIL_ENTRIES = 8192
+MAX_WRITE_BYTES = 8 * 1024 * 1024  # in one write, unless a single Append holds more
 
 
 class LogWriter(Actor):
@@ -84,17 +86,25 @@ class LogWriter(Actor):
         self.pending.append(message)
 
     def end_batch(self) -> None:
-        """Write all that was gathered with one fdatasync, then release what waited for it."""
-        if self.pending and self.wakeup_ms is None:
-            self.write()
-        elif not self.pending:
+        """Write all that was gathered, with one fdatasync unless it is very much, and release what waited for it."""
+        if not self.pending:
             self.log.prepare_ahead()
+        while self.pending and self.wakeup_ms is None:
+            self.write(self.take_pending())
 
-    def write(self) -> None:
-        """See end_batch. A full disk changes nothing; the same is tried again later."""
-        pending = self.pending
-        batches = [Batch(*batch) for append in pending for batch in append.batches]
-        states = [append.hard_state for append in pending if append.hard_state]
+    def take_pending(self) -> list[Append]:
+        """The oldest of what waits, some MAX_WRITE_BYTES; it stays in pending until it is written."""
+        size = 0
+        for count, append in enumerate(self.pending, 1):
+            size += sum(len(payload) for _, _, _, payload in append.batches)
+            if size >= MAX_WRITE_BYTES:
+                return self.pending[:count]
+        return self.pending[:]
+
+    def write(self, appends: list[Append]) -> None:
+        """Make durable, then answer. A full disk changes nothing; the same is tried again later."""
+        batches = [Batch(*batch) for append in appends for batch in append.batches]
+        states = [append.hard_state for append in appends if append.hard_state]
         hard_state = HardState(states[-1][0], states[-1][1] or None) if states else None
         self.context.boundary()
         try:
@@ -107,11 +117,11 @@ class LogWriter(Actor):
             return
         self.writes += 1
         self.context.boundary()
-        self.pending = []
-        replies = tuple(reply for append in pending for reply in append.replies)
+        del self.pending[: len(appends)]
+        replies = tuple(reply for append in appends for reply in append.replies)
         if replies:
             self.context.send("transport", Outbound(replies))
-        self.context.send("consensus", Appended(pending[-1].sequence))
+        self.context.send("consensus", Appended(appends[-1].sequence))
         if self.full:
             self.full = False
             self.context.send("consensus", DiskFull(False))
@@ -126,10 +136,8 @@ class LogWriter(Actor):
 
     def on_save_cluster_id(self, sender: str, message: SaveClusterId) -> None:
         """Once in a store's life."""
-        try:
+        with suppress(NoSpace):  # consensus sends it again at its next start; until then the log knows it
             self.log.set_cluster_id(message.cluster_id)
-        except NoSpace:
-            pass  # consensus sends it again at its next start; until then this node knows it from the log
 
     def on_stop(self) -> None:
         """Give the directory free."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import weakref
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
@@ -34,6 +35,7 @@ class AsyncClient:
         self._timeout = timeout
         self._core = ClientCore(resolve_endpoints(endpoints), random.Random())
         self._runner: _Runner | None = None
+        self._finalizer: weakref.finalize[..., AsyncClient] | None = None
         self._closed = False
 
     async def __aenter__(self) -> AsyncClient:
@@ -47,6 +49,8 @@ class AsyncClient:
     async def close(self) -> None:
         """End the session and the sockets. Calls of other tasks fail. Closing again does nothing."""
         self._closed = True
+        if self._finalizer is not None:
+            self._finalizer.detach()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.close()
@@ -115,6 +119,8 @@ class AsyncClient:
             raise Unavailable("this client is closed")
         if self._runner is None:
             self._runner = _Runner(self._core, asyncio.get_running_loop())
+            # Of a client that is dropped without being closed; ZeroMQ's context would wait for its sockets for ever.
+            self._finalizer = weakref.finalize(self, self._runner.abandon)
         return self._runner
 
 
@@ -169,12 +175,24 @@ class _Runner:
         try:
             await closed.wait()
         finally:
-            for handle in (self._soon, self._timer):
-                if handle is not None:
-                    handle.cancel()
-            for descriptor in self._readers.values():
-                self.loop.remove_reader(descriptor)
+            self._release()
+
+    def abandon(self) -> None:
+        """Close the sockets and no more. The garbage collector may call this in any thread, and late."""
+        if self.loop.is_closed():
             self._sockets.close()
+        elif self.loop.is_running():
+            self.loop.call_soon_threadsafe(self._release)
+        else:
+            self._release()
+
+    def _release(self) -> None:
+        for handle in (self._soon, self._timer):
+            if handle is not None:
+                handle.cancel()
+        for descriptor in self._readers.values():
+            self.loop.remove_reader(descriptor)
+        self._sockets.close()
 
     def _pump_soon(self) -> None:
         # Not at once: what other tasks ask in this turn of the loop shall go in the same frame.

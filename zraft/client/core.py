@@ -89,7 +89,8 @@ class ClientCore:
             return call
         self._admit(call)
         if endpoint is not None:
-            self._route.link(endpoint).pinned.append(call)
+            call.link = self._route.link(endpoint)
+            call.link.pinned.append(call)
         else:
             self._outbox.add(call)
         return call
@@ -332,7 +333,7 @@ class ClientCore:
     def _expire(self, now: float) -> None:
         due = [call for call in self._live if call.deadline <= now]
         for call in due:
-            self._give_up(call, self._why_late())
+            self._give_up(call, self._why_late(call))
         if due:
             self._drop_done()
         earliest = min((call.deadline for call in self._live), default=inf)
@@ -343,7 +344,10 @@ class ClientCore:
         for link in self._route.links.values():
             link.pinned = deque(call for call in link.pinned if not call.done)
 
-    def _why_late(self) -> str:
+    def _why_late(self, call: Call) -> str:
+        if call.pinned and call.link is not None:
+            reachable = call.link.connected and call.link.refused_at is None
+            return f"{call.link.endpoint} {'does not answer' if reachable else 'cannot be reached'}"
         links = self._route.links.values()
         if not any(link.connected for link in links):
             return f"no answer in time; no node can be reached at {', '.join(self._route.links)}"

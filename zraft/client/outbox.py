@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from zraft.client.link import Call, Link
-from zraft.client.requests import WRITE
+from zraft.client.requests import OPEN_SESSION, WRITE
 from zraft.client.session import Session
 from zraft.statemachine.codec import encode_command
 from zraft.wire import MAX_REQUESTS_PER_FRAME, RequestKind, pack_requests
@@ -40,8 +40,8 @@ class Outbox:
     # ---- queues --------------------------------------------------------------------------------------------------
 
     def add(self, call: Call) -> None:
-        """Queue a call for the leader, behind all of its kind."""
-        if call.request.kind == WRITE and call.session is None:
+        """Queue a call for the leader, behind all of its kind. What opens a session does not wait for one."""
+        if call.request.kind == WRITE and call.session is None and call.request is not OPEN_SESSION:
             self._writes.append(call)
         else:
             self._ready.append(call)

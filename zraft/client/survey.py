@@ -48,11 +48,8 @@ class StatusSurvey:
             if error is None:
                 self._reports[endpoint] = {**report, "endpoint": endpoint}
             else:
-                self._reports[endpoint] = {
-                    **dict.fromkeys(STATUS_FIELDS),
-                    "endpoint": endpoint,
-                    "error": f"{endpoint}: {error}",
-                }
+                nothing = dict.fromkeys(STATUS_FIELDS)
+                self._reports[endpoint] = {**nothing, "endpoint": endpoint, "error": str(error)}
             self._missing -= 1
             if not self._missing:
                 self._on_done(self._without_doubles())

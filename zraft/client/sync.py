@@ -169,6 +169,7 @@ class _Loop:
         self._gate = threading.Lock()  # between "no more actions" and one more action
         self._ended = False
         self._stopping = False
+        self._closed = False
         self._asleep = False
         self._bell, self._rope = socket.socketpair()
         self._bell.setblocking(False)
@@ -215,19 +216,22 @@ class _Loop:
         sockets = Sockets()
         poller = zmq.Poller()
         poller.register(self._bell.fileno(), zmq.POLLIN)
-        closed = threading.Event()
         try:
             while not self._stopping:
                 self._turn(sockets, poller)
-            self._core.close(time.monotonic() + CLOSE_SECONDS, closed.set)
-            while not closed.is_set():
+            self._core.close(time.monotonic() + CLOSE_SECONDS, self._on_closed)
+            while not self._closed:
                 self._turn(sockets, poller)
         finally:
             with self._gate:
                 self._ended = True
-            self._core.close(0.0, closed.set)
+            self._core.close(0.0, self._on_closed)
             self._act()
             sockets.close()
+
+    def _on_closed(self) -> None:
+        self._closed = True
+        self._wake()  # this may be called just before the thread goes to sleep
 
     def _turn(self, sockets: Sockets, poller: zmq.Poller) -> None:
         """Do what was handed over and what is due, send what follows from it, and wait for answers."""

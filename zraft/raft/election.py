@@ -26,6 +26,7 @@ class Elections(Reads):
             return
         self.role = Role.PRE_CANDIDATE
         self.leader_id = None
+        self.transfer_election = False  # whoever asked for it asked for one election, not for all that follow
         self.votes = {self.id}
         self.note(f"asks for pre-votes for term {self.current_term + 1}")
         self.request_votes(self.current_term + 1, pre_vote=True)

@@ -132,6 +132,8 @@ class Raft(Elections):
         if kind is VoteReply and message.pre_vote and message.granted:
             self.on_vote_reply(sender, message)
             return False
+        if self.fresh and kind is not RequestVote:
+            return False  # only a vote ends freshness: a term alone would make a wiped disk look like a member's (trap 22)
         leads = kind is AppendEntries or kind is Heartbeat
         self.become_follower(message.term, sender if leads else None, f"{sender} is in term {message.term}")
         return True

@@ -8,6 +8,12 @@ from typing import Any
 from zraft.client.requests import KeyValue
 
 
+def member(number: int) -> dict[str, str]:
+    """A voter as the nodes' status names it."""
+    client, peer = (f"tcp://127.0.0.1:7{port}0{number}" for port in (1, 2))
+    return {"id": f"n{number}", "client": client, "peer": peer, "role": "voter"}
+
+
 def report(node: str, number: int, **changes: Any) -> dict[str, Any]:
     """What a healthy follower says of itself."""
     return {
@@ -21,7 +27,7 @@ def report(node: str, number: int, **changes: Any) -> dict[str, Any]:
         "snapshot_index": 0,
         "revision": 7,
         "state_hash": "00ff00ff00ff00ff",
-        "members": {f"n{i}": {"client": f"tcp://127.0.0.1:710{i}", "peer": f"tcp://127.0.0.1:720{i}"} for i in (1, 2)},
+        "members": [member(1), member(2)],
         "pid": 100 + number,
         "actors": {"consensus": {"incarnation": 1, "queue": 0}},
         "endpoint": f"tcp://127.0.0.1:710{number}",

@@ -23,7 +23,7 @@ from zraft.config import load_config
 ROOT = Path(__file__).resolve().parents[3]
 
 SLEEPS = "import time; print('up', flush=True); time.sleep(60)"
-FAILS = "import sys; print('log line'); sys.exit('zraft-node: port 7101 is in use')"
+FAILS = "import sys; print('log line', flush=True); sys.exit('zraft-node: port 7101 is in use')"
 IGNORES_SIGTERM = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEPS
 
 
@@ -141,6 +141,8 @@ class Running:
 def test_it_shows_the_nodes_says_what_to_try_and_ends_all_with_ctrl_c(
     configs: Path, scripts: dict[str, str], client: type[FakeClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    joins = (configs / "n1.yaml").read_text().replace("node: n1", "node: n4\njoin: true\nbind: {}")
+    (configs / "n4.yaml").write_text(joins.replace("  n1: {client", "  n4: {client"))
     running = Running(client, looks=3)
     running.watch(monkeypatch)
     result = run("--configs", str(configs))
@@ -206,6 +208,7 @@ def test_a_node_that_was_started_by_hand_is_shown_and_left_alone(
     assert result.exit_code == 0
     assert "n1: role leader, term 3, commit 12, pid 1, started elsewhere\n" in result.stdout
     assert "zraft-cluster: n1 (pid 1) was started elsewhere and goes on\n" in result.stdout
+    assert "kill -9" not in result.stdout, "it proposes to kill its own nodes only"
 
 
 def test_a_log_that_cannot_be_written(configs: Path, client: type[FakeClient]) -> None:
@@ -224,6 +227,8 @@ def test_children_do_not_get_the_terminals_ctrl_c(nodes: list[NodeProcess]) -> N
 def test_how_it_ended(nodes: list[NodeProcess], scripts: dict[str, str]) -> None:
     scripts.update(n1="", n2="import sys; sys.exit(3)", n3="import os; os.kill(os.getpid(), 9)")
     assert [(node.pid, node.how_it_ended(), node.is_running) for node in nodes] == [(None, "", False)] * 3
+    nodes[1].log_path.parent.mkdir()
+    nodes[1].log_path.write_text("words of an earlier run\n")
     for node in nodes:
         node.start()
     wait_until(lambda: not any(node.is_running for node in nodes))

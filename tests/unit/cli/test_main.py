@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from fake_client import FakeClient, report, silent
+from fake_client import FakeClient, member, report, silent
 
 from zraft import __version__
 from zraft.cli.main import cli
@@ -139,14 +140,14 @@ def test_status_of_nobody_ends_with_3_but_prints(client: type[FakeClient]) -> No
 
 def test_members_list(client: type[FakeClient]) -> None:
     expected = (
-        "NODE\tROLE\tPEER\tCLIENT\n"
+        "ID\tROLE\tPEER\tCLIENT\n"
         "n1\tleader\ttcp://127.0.0.1:7201\ttcp://127.0.0.1:7101\n"
         "n2\tvoter\ttcp://127.0.0.1:7202\ttcp://127.0.0.1:7102\n"
     )
     assert outcome(run("members", "list")) == (0, expected, "")
     members = json.loads(run("-o", "json", "members", "list").stdout)
     assert members[1] == {
-        "node": "n2",
+        "id": "n2",
         "role": "voter",
         "peer": "tcp://127.0.0.1:7202",
         "client": "tcp://127.0.0.1:7102",
@@ -154,21 +155,28 @@ def test_members_list(client: type[FakeClient]) -> None:
 
 
 def test_members_list_believes_the_leader_of_the_latest_term(client: type[FakeClient]) -> None:
-    old = {"n1": {"client": "c", "peer": "p"}}
     client.reports[:] = [
-        report("n1", 1, role="leader", members=old),
+        report("n1", 1, role="leader", members=[member(1)]),
         report("n2", 2, role="leader", term=4, leader="n2"),
-        report("n3", 3, term=9, leader=None),
+        report("n3", 3, term=9, leader=None, members=[]),
     ]
     members = json.loads(run("-o", "json", "members", "list").stdout)
-    assert [(member["node"], member["role"]) for member in members] == [("n1", "voter"), ("n2", "leader")]
+    assert [(one["id"], one["role"]) for one in members] == [("n1", "voter"), ("n2", "leader")]
 
 
 def test_members_list_without_a_leader_believes_who_is_furthest(client: type[FakeClient]) -> None:
-    client.reports[:] = [silent(1), report("n2", 2, leader=None), report("n3", 3, leader=None, term=4, members={})]
-    assert outcome(run("-o", "json", "members", "list")) == (0, "[]\n", "")
+    furthest = report("n3", 3, leader=None, term=4, members=[member(3)])
+    client.reports[:] = [silent(1), report("n2", 2, leader=None), furthest]
+    assert [one["id"] for one in json.loads(run("-o", "json", "members", "list").stdout)] == ["n3"]
     client.reports[:] = [silent(1)]
     assert run("members", "list").exit_code == 3
+
+
+def test_members_list_of_nodes_that_still_read_their_log(client: type[FakeClient]) -> None:
+    client.reports[:] = [{"node": "n1", "role": "recovering", "pid": 5, "endpoint": "tcp://127.0.0.1:7101"}]
+    result = run("members", "list")
+    assert (result.exit_code, result.stderr) == (3, "zraft-cli: no node that answers knows the members yet\n")
+    assert run("status").stdout.splitlines()[1].split("\t")[:3] == ["n1", "recovering", "-"]
 
 
 class Electing:
@@ -212,8 +220,8 @@ def test_leader_transfer_that_does_not_come_about(client: type[FakeClient]) -> N
 @pytest.mark.parametrize(
     ("error", "status", "words"),
     [
-        (Unavailable("no leader"), 3, "zraft-cli: surely not applied: no leader\n"),
-        (OutcomeUnknown("no answer"), 3, "zraft-cli: unknown outcome, it may have been applied: no answer\n"),
+        (Unavailable("no leader; surely not applied"), 3, "zraft-cli: no leader; surely not applied\n"),
+        (OutcomeUnknown("no answer"), 3, "zraft-cli: unknown outcome: no answer\n"),
         (InvalidRequest("key too large"), 1, "zraft-cli: key too large\n"),
     ],
 )
@@ -223,10 +231,17 @@ def test_how_a_failed_write_ends(client: type[FakeClient], error: Exception, sta
         assert outcome(run(*command)) == (status, "", words)
 
 
-def test_how_a_failed_read_ends(client: type[FakeClient]) -> None:
-    client.error = Unavailable("no quorum")
-    for command in (("get", "k"), ("range", "k")):
-        assert outcome(run(*command)) == (3, "", "zraft-cli: no answer: no quorum\n")
+def test_what_the_real_client_says_when_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        options = ("-e", f"tcp://127.0.0.1:{free.getsockname()[1]}", "--timeout", "0.1")
+        write, read, status = (run(*options, *command) for command in (("set", "k", "v"), ("get", "k"), ("status",)))
+    assert (write.exit_code, write.stdout, write.stderr.count("\n")) == (3, "", 1)
+    assert "surely not applied" in write.stderr
+    assert (read.exit_code, read.stdout, read.stderr.count("\n")) == (3, "", 1)
+    assert "applied" not in read.stderr
+    assert (status.exit_code, "no answer" in status.stdout) == (3, True)
 
 
 def test_ctrl_c_ends_without_a_traceback(client: type[FakeClient]) -> None:
@@ -328,4 +343,4 @@ def test_tables_are_aligned_on_a_terminal(client: type[FakeClient], monkeypatch:
         "key         v\\x1b[2J\\n  6         2\n"
         "longer key  \\xff        6         2\n"
     )
-    assert run("members", "list").stdout.splitlines()[0] == "NODE  ROLE    PEER                  CLIENT"
+    assert run("members", "list").stdout.splitlines()[0] == "ID  ROLE    PEER                  CLIENT"

@@ -1,4 +1,4 @@
-"""Drives a `ClientCore` by hand: the clock stands where the test puts it, and each copy is answered as the test says."""
+"""Drives a `ClientCore` by hand: the clock stands where a test puts it, each copy is answered as the test says."""
 
 from __future__ import annotations
 
@@ -86,6 +86,15 @@ class Script:
             copies += self._turn()
         self.now = max(self.now, end)
         return copies
+
+    def next_copy(self, within: float = 0.5) -> Copy:
+        """The one copy that is sent next; time passes until then and no further."""
+        end = self.now + within
+        while not (copies := self.sent()):
+            assert self.now < end, "nothing was sent"
+            self.now += 0.001
+        (copy,) = copies
+        return copy
 
     def _turn(self) -> list[Copy]:
         self.core.tick(self.now)

@@ -23,6 +23,7 @@ class Invariants:
         self.votes: dict[tuple[str, int], str] = {}  # (voter, term) -> for whom
         self.committed: list[Entry] = []
         self.committed_in: list[int] = []  # the term in which each was first known as committed
+        self.wiped: str | None = None  # a node that lost its disk; what it held before counts as held
         self._log_seen: dict[str, tuple[int, int, int]] = {}
         self._commit_seen: dict[str, tuple[int, int]] = {}
 
@@ -93,7 +94,7 @@ class Invariants:
         holders = []
         for other in self.nodes.values():
             entries = other.disk.entries
-            if len(entries) >= index and entries[index - 1] == entry:
+            if other.id == self.wiped or len(entries) >= index and entries[index - 1] == entry:
                 holders.append(other.id)
         assert 2 * len(holders) > len(self.nodes), f"entry {index} committed, durable only on {holders}"
 
@@ -120,7 +121,7 @@ class Invariants:
         elif type(message) is VoteReply and message.granted:
             vote = packet.receiver
         elif type(message) is AppendReply and message.success:
-            assert len(disk.entries) >= message.index or term > message.term, f"{packet}: {len(disk.entries)} on disk"
+            assert len(disk.entries) >= message.at_index or term > message.term, f"{packet}: {len(disk.entries)} on disk"
         if vote:
             assert term > message.term or voted_for == vote, f"{packet}: {voted_for} on disk"
             known = self.votes.setdefault((packet.sender, message.term), vote)

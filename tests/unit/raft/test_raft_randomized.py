@@ -7,19 +7,21 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from cluster_harness import Cluster, Node
+from cluster_harness import Cluster, ModelDisk, Node, Packet
 
+from zraft.messages import TimeoutNow
 from zraft.raft import Role
 
-STEPS = 500
+STEPS = 600
 
 
 class Faults:
     """One seeded run. Each method with a weight is something that may happen next."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, wiping: bool = False) -> None:
         self.rng = rng = Random(seed)
-        self.cluster = Cluster(rng.choice([1, 2, 3, 3, 3, 5, 5]), seed)
+        self.cluster = Cluster(rng.choice([3, 5] if wiping else [1, 2, 3, 3, 3, 4, 5, 5]), seed)
+        self.wiped: Node | None = None
         self.nodes = list(self.cluster.nodes.values())
         self.paused: set[str] = set()
         self.reads: dict[str, tuple[str, int]] = {}  # context -> (node, what was committed when it came)
@@ -34,7 +36,8 @@ class Faults:
             self.apply: 15,
             self.propose: 12,
             self.read: 4,
-            self.let_run: 1.5,
+            self.let_run: 1,
+            self.lose_patience: rng.choice([0, 1, 5, 10]),
             self.lose: rng.choice([0, 1, 8]),
             self.double: rng.choice([0, 1, 5]),
             self.crash_or_start: rng.choice([0, 0.5, 1.5]),
@@ -44,6 +47,8 @@ class Faults:
             self.fill_disk: rng.choice([0, 0.2]),
             self.pause: rng.choice([0, 0.3]),
             self.transfer: rng.choice([0, 0.3]),
+            self.coup: rng.choice([0, 1, 3]),
+            self.wipe: 1 if wiping else 0,
         }
         self.actions, self.weights = list(weights), list(weights.values())
 
@@ -89,6 +94,17 @@ class Faults:
         if not self.paused:
             self.cluster.run(self.rng.choice([50, 200, 500]))
 
+    def lose_patience(self) -> None:
+        """Clocks may run as they like, safety does not depend on them: an election at an odd moment."""
+        node = self.one()
+        if node:
+            for other in [node, *self.some()]:
+                other.raft.last_leader_contact_ms = None
+            node.raft.election_deadline_ms = self.cluster.now_ms
+            if self.rng.random() < 0.5:
+                sender = self.rng.choice(self.nodes).id
+                self.cluster.network.insert(0, Packet(sender, node.id, TimeoutNow(node.raft.current_term)))
+
     def complete_writes(self) -> None:
         for node in self.some():
             if node.disk.queue and not node.disk.stalled:
@@ -105,7 +121,7 @@ class Faults:
 
     def propose(self) -> None:
         for node in self.awake():
-            if node.raft.role is Role.LEADER:
+            if node.raft.role is Role.LEADER and self.proposed < 60:
                 self.proposed += 1
                 data = [b"%d.%d" % (self.proposed, number) for number in range(self.rng.choice([1, 1, 3]))]
                 self.cluster.propose(node, *data)
@@ -125,7 +141,8 @@ class Faults:
             self.cluster.network.append(self.rng.choice(self.cluster.sent[-200:]))
 
     def crash_or_start(self) -> None:
-        node = self.rng.choice([*self.nodes, *self.cluster.leaders()])
+        dead = [node for node in self.nodes if not node.running]
+        node = self.rng.choice(3 * dead + self.nodes + self.cluster.leaders())
         if node.running:
             self.cluster.stop(node, *self.reached_disk(node))
         else:
@@ -162,8 +179,9 @@ class Faults:
             self.cluster.cut = {(a, b) for a in names for b in names if a != b and self.rng.random() < 0.3}
 
     def stall_disk(self) -> None:
-        disk = self.rng.choice(self.nodes).disk
-        disk.stalled = not disk.stalled
+        stalled = [node for node in self.nodes if node.disk.stalled]
+        for node in stalled or [self.rng.choice(self.nodes)]:
+            node.disk.stalled = not stalled
 
     def fill_disk(self) -> None:
         node = self.one()
@@ -182,6 +200,36 @@ class Faults:
         target = self.rng.choice(["", *self.cluster.nodes])
         for node in self.awake():
             self.cluster.input(node, lambda raft: raft.transfer_leadership(target))
+
+    def wipe(self) -> None:
+        """One node's disk is lost, and it is started again with its old id (trap 22)."""
+        if self.wiped is None and self.cluster.invariants.committed:
+            self.wiped = node = self.rng.choice(self.nodes)
+            self.cluster.stop(node)
+            node.disk = ModelDisk()
+            self.cluster.invariants.wiped = node.id
+            self.cluster.start(node)
+
+    def coup(self) -> None:
+        """A leader that knows nothing of it is replaced: the figure 8 of the paper and stale reads begin so."""
+        cluster = self.cluster
+        size = len(self.nodes)
+        deposed = {node.id for node in cluster.leaders()} if self.rng.random() < 0.7 else set()
+        rest = [node for node in self.awake() if node.id not in deposed]
+        if len(rest) < 2:
+            return
+        cut_off = self.rng.sample([node.id for node in rest[1:]], min(len(rest) - 1, max(0, (size - 1) // 2 - len(deposed))))
+        cluster.isolate(*deposed, *cut_off)
+        for node in self.nodes:
+            node.raft.last_leader_contact_ms = None
+        leader = self.rng.choice([node for node in rest if node.id not in cut_off])
+        cluster.deliver(Packet(rest[0].id, leader.id, TimeoutNow(leader.raft.current_term)))
+        cluster.deliver(Packet(rest[1].id, leader.id, TimeoutNow(leader.raft.current_term)))
+        if not self.paused and self.rng.random() < 0.8:
+            cluster.run(self.rng.choice([10, 20, 60]))
+        if self.rng.random() < 0.5:
+            self.propose()
+            self.read()
 
     # --- what must hold
 
@@ -218,13 +266,16 @@ class Faults:
         cluster.run(300)
         self.check_reads()
         for node in self.nodes:
+            if node is self.wiped:
+                assert not node.running and "Remove" in node.stop_reason
+                continue
             assert (node.raft.commit_index, len(node.applied)) == (last, last), (node.id, node.raft.commit_index, last)
             assert node.applied == cluster.invariants.committed
         assert leader.raft.current_term == term and leader.raft.role is Role.LEADER, "no election without faults"
 
 
-def play(seed: int) -> Faults:
-    faults = Faults(seed)
+def play(seed: int, wiping: bool = False) -> Faults:
+    faults = Faults(seed, wiping)
     faults.run(STEPS)
     faults.calm()
     return faults
@@ -237,11 +288,24 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zraft.raft.log.MAX_RUN_BYTES", 350)
 
 
+def play_all(seeds: range, wiping: bool = False) -> None:
+    for seed in seeds:
+        try:
+            play(seed, wiping)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+
+
 @pytest.mark.parametrize("hundred", range(2))
 def test_all_faults_by_dice(hundred: int) -> None:
-    for seed in range(100 * hundred, 100 * (hundred + 1)):
-        try:
-            play(seed)
-        except BaseException as error:
-            error.add_note(f"seed {seed}") if hasattr(error, "add_note") else print(f"seed {seed}")
-            raise
+    play_all(range(100 * hundred, 100 * (hundred + 1)))
+
+
+def test_all_faults_and_a_wiped_disk_by_dice() -> None:
+    play_all(range(60), wiping=True)
+
+
+@pytest.mark.long
+def test_all_faults_by_dice_for_long() -> None:
+    play_all(range(1_000, 4_000))
+    play_all(range(1_000, 2_000), wiping=True)

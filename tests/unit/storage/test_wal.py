@@ -180,22 +180,29 @@ def test_second_log_on_a_directory_is_refused_with_the_process_id(tmp_path: Path
     open_real(tmp_path).close()
 
 
-def test_lock_ends_with_its_process(tmp_path: Path) -> None:
-    program = (
-        "import sys; from zraft.storage import *; "
-        f"log = WriteAheadLog.open(RealDisk(), {str(tmp_path)!r}, 'n1', new_store_id=1, segment_bytes=20000); "
-        "log.append([Batch(1, 1, 1, b'x')], None); print('ready', flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdout is not None and child.stdout.readline() == "ready\n"
+APPEND_UNTIL_KILLED = """
+import itertools, sys
+from zraft.storage import Batch, RealDisk, WriteAheadLog
+log = WriteAheadLog.open(RealDisk(), sys.argv[1], "n1", new_store_id=1, segment_bytes=20000)
+for index in itertools.count(1):
+    log.append([Batch(index, 1, 1, b"%d" % index * 100)], None)
+    print(index, flush=True)
+"""
+
+
+def test_killed_process_loses_the_lock_and_nothing_acknowledged(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", APPEND_UNTIL_KILLED, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        lines = [child.stdout.readline() for _ in range(100)]
         with pytest.raises(DirectoryInUse, match=f"process {child.pid}"):
             open_real(tmp_path)
         child.kill()
-        child.wait()
+        lines += child.stdout.read().splitlines(keepends=True)
+    acknowledged = max(int(line) for line in lines if line.endswith("\n"))
     log = open_real(tmp_path)
-    assert log.last_index == 1
+    assert log.last_index in (acknowledged, acknowledged + 1)
+    assert [batch.payload for batch in log.read(1, 10**9)] == [b"%d" % i * 100 for i in range(1, log.last_index + 1)]
     log.close()
 
 

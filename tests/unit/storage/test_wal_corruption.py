@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from faulty_disk import MemoryDisk
 from wal_model import Contents, Script, contents_of, open_log, payload
 
 from zraft.storage import Batch, CorruptLog, HardState, UnsupportedVersion, WriteAheadLog
+from zraft.storage import format as layout
 
 FIRST = "/data/0000000000000001.wal"
 SECOND = "/data/0000000000000002.wal"
@@ -154,6 +156,55 @@ def test_segment_of_another_store_is_refused(script: Script) -> None:
     copy.names[FIRST].view = bytearray(other.names[FIRST].view)
     with pytest.raises(CorruptLog, match="another store"):
         open_log(copy)
+
+
+def test_shortened_empty_segment_is_refused() -> None:
+    copy = Script(MemoryDisk()).disk.image().after_crash("kept")
+    copy.names[FIRST].view = copy.names[FIRST].view[:5000]
+    with pytest.raises(CorruptLog, match="shortened"):
+        open_log(copy)
+
+
+def test_segment_that_does_not_continue_the_one_before_it_is_refused(long_script: Script) -> None:
+    """A segment of the same store, but from a copy of the directory that went another way."""
+    other = Script(MemoryDisk())
+    other.append([Batch(1, 1, 1, payload(9, 50))])
+    other.append([Batch(2, 1, 1, payload(9, 4000))])
+    copy = long_script.disk.image().after_crash("kept")
+    copy.names[SECOND].view = bytearray(other.disk.names[SECOND].view)
+    with pytest.raises(CorruptLog):
+        open_log(copy)
+    block = bytes(copy.names[SECOND].view[: layout.HEADER_BYTES])
+    header = layout.decode_header(bytes(long_script.disk.names[SECOND].view[: layout.HEADER_BYTES]))
+    assert header is not None and layout.decode_header(block) is not None
+    for wrong in (
+        header._replace(seed=header.seed ^ 1),
+        header._replace(number=3),
+        header._replace(hard_state=HardState(9, None)),
+    ):
+        with pytest.raises(CorruptLog, match=f"{SECOND}: corrupt at byte 0: the segment does not continue"):
+            open_log(damaged(long_script.disk, SECOND, 0, layout.encode_header(wrong)))
+
+
+def test_sound_record_that_makes_no_sense_is_refused(script: Script) -> None:
+    """The checksums are right, so it was written so: by a bug, or by a newer version."""
+    tail = script.log._tail
+    gap = layout.Encoder(tail.crc, tail.end, 0, tail.identity)
+    gap.add_batch(Batch(7, 1, 1, b""))
+    with pytest.raises(CorruptLog, match=f"byte {tail.end}.*first=7, count=1, last=5"):
+        open_log(damaged(script.disk, FIRST, tail.end, b"".join(gap.parts)))
+
+
+def test_record_of_an_unknown_kind_is_refused_as_a_newer_version(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tail = script.log._tail
+    newer = layout.Encoder(tail.crc, tail.end, 0, tail.identity)
+    monkeypatch.setattr(layout, "Kind", SimpleNamespace(HARD_STATE=77))
+    newer.add_hard_state(HardState(1, None))
+    monkeypatch.undo()
+    with pytest.raises(UnsupportedVersion, match="unknown kind 77"):
+        open_log(damaged(script.disk, FIRST, tail.end, b"".join(newer.parts)))
 
 
 def test_missing_or_damaged_meta_is_refused(script: Script) -> None:

@@ -6,7 +6,7 @@ import pytest
 from faulty_disk import CRASH_MODES, Killed, MemoryDisk
 from wal_model import STEPS, STORE_ID, Contents, Moment, Script, contents_of, open_log, prefixes, run_steps
 
-from zraft.storage import Batch, HardState
+from zraft.storage import Batch, HardState, SyncFailed
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,8 @@ def test_actor_killed_at_every_disk_operation_then_log_opened_again_on_the_same_
             break
         allowed = [Contents()] if script is None else script.allowed
         if script is not None:
+            with pytest.raises(SyncFailed):
+                script.log.append([], HardState(9, None))
             script.log.close()
             script.log.close()
         assert not disk.handles, f"handles leak after a kill at {disk.operations[-1]}"

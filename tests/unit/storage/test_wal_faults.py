@@ -68,6 +68,18 @@ def test_io_error_at_every_disk_operation() -> None:
     assert position > 60
 
 
+def test_read_error_ends_the_log() -> None:
+    disk = MemoryDisk()
+    script = Script(disk)
+    script.append([Batch(1, 1, 1, b"x")])
+    fail_at(disk, "read", ".wal", BROKEN)
+    with pytest.raises(SyncFailed, match="reading /data failed"):
+        script.log.read(1, 100)
+    heal(disk)
+    with pytest.raises(SyncFailed, match="reading /data failed"):
+        script.log.append([], HardState(1, None))
+
+
 def test_failed_sync_is_not_laundered_by_opening_the_log_again() -> None:
     """After a failed fsync the page cache shows what the disk does not have, and the next fsync says yes.
 

@@ -1,0 +1,137 @@
+"""SIGKILL of processes under writes: what was acknowledged is there afterwards, and nothing was applied twice."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+from cluster import Cluster
+from workload import Workload
+
+from zraft import Client
+
+
+def test_leader_is_killed_and_returns(cluster: Cluster) -> None:
+    with Workload(cluster.endpoints) as work:
+        work.wait_for(200)
+        for _ in range(2):
+            old = cluster.leader()
+            old.kill()
+            new = cluster.leader()
+            assert new is not old
+            work.wait_for(100)
+            old.start()
+            cluster.wait_following(old)
+    work.check(cluster)
+
+
+def test_the_rest_reads_what_the_killed_leader_acknowledged(cluster: Cluster) -> None:
+    with Client(cluster.endpoints) as client:
+        for number in range(5):
+            client.set("k", str(number))
+            leader = cluster.leader()
+            leader.kill()
+            started = time.monotonic()
+            assert client.get("k") == str(number).encode()
+            assert time.monotonic() - started < 2.0
+            leader.start()
+            cluster.wait_converged()
+
+
+def test_follower_is_killed_and_returns(cluster: Cluster) -> None:
+    """The service goes on meanwhile."""
+    with Workload(cluster.endpoints) as work:
+        work.wait_for(200)
+        leader, term = cluster.leader(), cluster.leader().status()["term"]
+        for follower in cluster.followers():
+            follower.kill()
+            work.wait_for(100)
+            follower.start()
+            cluster.wait_following(follower)
+    assert cluster.leader() is leader and leader.status()["term"] == term, "its death and return disturb nobody"
+    assert work.unknown == 0, work.summary()
+    work.check(cluster)
+
+
+def test_two_of_three_are_killed_and_return(cluster: Cluster) -> None:
+    with Workload(cluster.endpoints, timeout_seconds=15.0) as work:
+        work.wait_for(200)
+        leader = cluster.leader()
+        victims = [leader, cluster.followers()[0]]
+        for node in victims:
+            node.kill()
+        time.sleep(0.5)
+        for node in victims:
+            node.start()
+        work.wait_for(200)
+    work.check(cluster)
+
+
+def test_all_nodes_are_killed_during_writes(cluster: Cluster) -> None:
+    with Workload(cluster.endpoints, timeout_seconds=15.0) as work:
+        for _ in range(2):
+            work.wait_for(300)
+            for node in cluster.nodes.values():
+                node.kill()
+            for node in cluster.nodes.values():
+                node.start()
+        work.wait_for(300)
+    work.check(cluster)
+
+
+def test_kills_at_random_moments_soon_after_the_start(cluster: Cluster) -> None:
+    """Nodes that die while they recover, campaign, or catch up."""
+    rng = random.Random(7)
+    with Workload(cluster.endpoints, threads=4, timeout_seconds=20.0) as work:
+        work.wait_for(100)
+        for _ in range(12):
+            node = rng.choice(list(cluster.nodes.values()))
+            node.kill()
+            node.start()
+            time.sleep(rng.uniform(0.2, 0.9))
+        work.wait_for(100)
+    work.check(cluster)
+
+
+def test_a_node_that_was_away_for_many_entries_catches_up(make_cluster: Callable[..., Cluster]) -> None:
+    cluster = make_cluster()
+    away = cluster.followers()[0]
+    away.kill()
+    with Workload(cluster.endpoints, threads=48, clients=2) as work:
+        work.wait_for(6000)
+    away.start()
+    started = time.monotonic()
+    reports = cluster.wait_converged()
+    took_seconds = time.monotonic() - started
+    assert reports[away.name]["last_applied"] > 6000
+    assert took_seconds < 10.0, f"{took_seconds:.1f} s"
+    work.check(cluster)
+
+
+def test_a_paused_leader_serves_no_stale_read(cluster: Cluster) -> None:
+    """Trap 14. The old leader is stopped for longer than an election takes, and goes on where it was."""
+    old = cluster.leader()
+    with Client(cluster.endpoints) as client, Client(old.endpoint, timeout=2.0) as reader:
+        client.set("k", "old")
+        assert reader.get("k") == b"old"
+        old.pause()
+        try:
+            client.set("k", "new", timeout=10.0)
+        finally:
+            old.resume()
+        assert reader.get("k") == b"new"
+    cluster.wait_converged()
+
+
+def test_followers_that_are_paused_delay_nothing_for_long(cluster: Cluster) -> None:
+    with Workload(cluster.endpoints, threads=4, clients=2) as work:
+        work.wait_for(100)
+        for follower in cluster.followers():
+            follower.pause()
+            work.wait_for(100)
+            time.sleep(0.6)
+            follower.resume()
+            work.wait_for(100)
+    assert work.unknown == 0, work.summary()
+    work.check(cluster)

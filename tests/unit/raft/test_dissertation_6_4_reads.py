@@ -1,0 +1,125 @@
+"""Dissertation, section 6.4: read-only queries without the log (ReadIndex)."""
+
+from __future__ import annotations
+
+from cluster_harness import SETTINGS, Cluster, Packet
+
+from zraft.messages import Heartbeat, HeartbeatReply
+from zraft.raft import Role
+
+
+def led(size: int = 3) -> Cluster:
+    cluster = Cluster(size)
+    cluster.elect("n1")
+    cluster.run(200)
+    return cluster
+
+
+def rounds_sent(cluster: Cluster) -> list[int]:
+    return [p.message.round for p in cluster.network if p.receiver == "n2" and type(p.message) is Heartbeat]
+
+
+def test_a_read_is_answered_after_a_round_of_heartbeats_at_the_commit_index_of_its_arrival() -> None:
+    cluster = led()
+    leader = cluster["n1"]
+    last = cluster.propose(leader, b"x")
+    cluster.settle()
+    assert cluster.read(leader, "r")
+    assert not leader.answers
+    cluster.deliver(*[p for p in cluster.network if p.receiver == "n2"])
+    cluster.deliver(*[p for p in cluster.network if p.receiver == "n1"])
+    assert leader.answers == [(last, "r")]
+
+
+def test_all_reads_that_wait_share_one_round() -> None:
+    cluster = led()
+    leader = cluster["n1"]
+    cluster.input(leader, lambda raft: raft.read(["a", "b"]), lambda raft: raft.read(["c"]))
+    assert len(rounds_sent(cluster)) == 1
+    cluster.read(leader, "d")
+    cluster.read(leader, "e")
+    assert len(rounds_sent(cluster)) == 1, "a round is under way: they wait for the next"
+    cluster.settle()
+    assert [context for _, context in leader.answers] == ["a", "b", "c", "d", "e"]
+
+
+def test_a_read_does_not_join_a_round_that_began_before_it_arrived() -> None:
+    """Trap 14: those who answer the older round may have deposed the leader before the read came."""
+    cluster = led()
+    leader = cluster["n1"]
+    cluster.read(leader, "early")
+    late_acks = [Packet(peer, "n1", HeartbeatReply(1, leader.raft.read_round)) for peer in ("n2", "n3")]
+    cluster.network.clear()
+    cluster.read(leader, "late")
+    cluster.deliver(late_acks[0])
+    assert [context for _, context in leader.answers] == ["early"]
+    cluster.deliver(*late_acks)
+    assert [context for _, context in leader.answers] == ["early"], "that was the round before"
+    cluster.settle()
+    assert [context for _, context in leader.answers] == ["early", "late"]
+
+
+def test_an_answer_of_an_older_round_or_term_does_not_count() -> None:
+    cluster = led()
+    leader = cluster["n1"]
+    cluster.read(leader, "r")
+    cluster.network.clear()
+    cluster.deliver(Packet("n2", "n1", HeartbeatReply(1, leader.raft.read_round - 1)))
+    cluster.deliver(Packet("n2", "n1", HeartbeatReply(0, leader.raft.read_round)))
+    assert not leader.answers
+
+
+def test_one_peers_answer_twice_is_no_majority_of_five() -> None:
+    cluster = led(5)
+    leader = cluster["n1"]
+    cluster.read(leader, "r")
+    cluster.network.clear()
+    ack = Packet("n2", "n1", HeartbeatReply(1, leader.raft.read_round))
+    cluster.deliver(ack, ack, ack)
+    assert not leader.answers
+    cluster.deliver(Packet("n3", "n1", HeartbeatReply(1, leader.raft.read_round)))
+    assert leader.answers
+
+
+def test_a_lost_round_is_repeated_with_the_next_heartbeat() -> None:
+    cluster = led()
+    cluster.read(cluster["n1"], "r")
+    cluster.network.clear()
+    cluster.run(SETTINGS.heartbeat_ms + 10)
+    assert cluster["n1"].answers
+
+
+def test_a_follower_takes_no_read_and_a_deposed_leader_refuses_those_it_has() -> None:
+    cluster = led()
+    leader = cluster["n1"]
+    assert cluster.read(cluster["n2"], "at a follower") is False
+    cluster.isolate("n1")
+    cluster.read(leader, "in a round")
+    cluster.read(leader, "waiting")
+    cluster.run(4 * SETTINGS.election_timeout_ms[1])
+    assert leader.raft.role is not Role.LEADER
+    assert leader.refused == ["in a round", "waiting"] and not leader.answers
+
+
+def test_a_leader_that_was_replaced_without_knowing_serves_no_stale_read() -> None:
+    cluster = led()
+    old = cluster["n1"]
+    cluster.isolate("n1")
+    cluster["n2"].raft.last_leader_contact_ms = cluster["n3"].raft.last_leader_contact_ms = None
+    cluster.input(cluster["n2"], lambda raft: raft.become_candidate(transfer=True))
+    cluster.settle()
+    new = cluster["n2"]
+    last = cluster.propose(new, b"newer")
+    cluster.settle()
+    assert new.raft.commit_index == last and old.raft.role is Role.LEADER
+    cluster.read(old, "stale")
+    cluster.settle()
+    cluster.heal()
+    cluster.run(200)
+    assert old.refused == ["stale"] and not old.answers
+
+
+def test_a_single_node_answers_at_once() -> None:
+    cluster = led(1)
+    cluster.read(cluster["n1"], "r")
+    assert cluster["n1"].answers == [(1, "r")]
