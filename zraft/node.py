@@ -24,8 +24,9 @@ from zraft.actors.json_gateway import JsonGateway
 from zraft.actors.log_writer import LogWriter
 from zraft.actors.transport import Transport
 from zraft.bus.host import ActorSpec, Host
-from zraft.bus.ports import CLIENT_HWM, ClusterPort, PeerPort, RouterPort, StreamPort
+from zraft.bus.ports import CLIENT_HWM, ClusterPort, PeerPort, RouterPort
 from zraft.bus.supervisor import Supervisor
+from zraft.bus.tcp_port import TcpPort
 from zraft.config import Config
 from zraft.errors import ZraftError
 from zraft.messages import HostDied, StartActor, StopRequest
@@ -122,7 +123,7 @@ class Node:
             ActorSpec("frontend", lambda c: Frontend(c, config.node, names, config.chaos, facts), clients),
         ]
         if config.json:
-            ports: Mapping[str, Any] = {"json": StreamPort(context, config.json), "cluster": ClusterPort(context)}
+            ports: Mapping[str, Any] = {"json": TcpPort(config.json), "cluster": ClusterPort(context)}
             specs.append(ActorSpec("json_gateway", lambda c: JsonGateway(c, endpoints), ports))
         return {spec.name: spec for spec in specs}
 

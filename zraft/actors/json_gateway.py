@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from zraft.bus.actor import Actor, Context
-from zraft.bus.ports import ClusterPort, StreamPort
+from zraft.bus.ports import ClusterPort
+from zraft.bus.tcp_port import TcpPort
 from zraft.client import requests
 from zraft.client.core import ClientCore
 from zraft.errors import InvalidRequest, OutcomeUnknown, ZraftError
@@ -22,10 +23,8 @@ TIMEOUT_SECONDS = 5.0
 MAX_LINE_BYTES = 2 * 1024 * 1024
 MAX_WAITING_LINES = 10_000  # of one connection: then it is closed
 MAX_WAITING_BYTES = 8 * 1024 * 1024
-MAX_CONNECTIONS = 1_000
 ANSWER_BYTES = 64 * 1024  # are gathered before they are sent
 RETRY_MS = 50  # to send to a connection whose other end reads too slowly
-REMEMBERED_CLOSED = 1_000
 
 
 class Connection:
@@ -37,7 +36,8 @@ class Connection:
         self.waiting_bytes = 0  # of these
         self.busy = False  # the core is asked what the line before them wants
         self.answers = bytearray()  # not sent
-        self.closing = False  # takes no lines any more
+        self.ended = False  # the other end sends no more lines; those that it sent are still answered
+        self.closing = False  # takes no lines any more: it broke a rule
 
     def say(self, fields: dict[str, Any]) -> None:
         """Answer a line."""
@@ -52,12 +52,15 @@ class JsonGateway(Actor):
 
     def __init__(self, context: Context, endpoints: Sequence[str]) -> None:
         super().__init__(context)
-        self.stream: StreamPort = context.ports["json"]
+        self.tcp: TcpPort = context.ports["json"]
         self.cluster: ClusterPort = context.ports["cluster"]
         self.core = ClientCore(endpoints, context.rng)
-        self.connections: dict[bytes, Connection] = {}
-        self.closed: deque[bytes] = deque(maxlen=REMEMBERED_CLOSED)  # by us; what is still under way is not wanted
+        self.connections: dict[int, Connection] = {}
         self.dropped = 0
+
+    def on_start(self) -> None:
+        """What an older life was asked is not answered any more: its connections end, so that nobody waits in vain."""
+        self.tcp.drop_all()
 
     # --- lines in
 
@@ -68,22 +71,19 @@ class JsonGateway(Actor):
             for endpoint, frame in frames:
                 self.core.on_frame(endpoint, frame, now)
             return
-        for identity, data in frames:
-            self.on_bytes(identity, data)
+        for number, data in frames:
+            self.on_bytes(number, data)
 
-    def on_bytes(self, identity: bytes, data: bytes) -> None:
-        """Bytes of one connection; none: it has opened or closed."""
-        connection = self.connections.get(identity)
+    def on_bytes(self, number: int, data: bytes) -> None:
+        """Bytes of one connection; none: it sends no more."""
+        connection = self.connections.get(number)
         if connection is None:
-            if identity in self.closed:
-                return
-            connection = self.connections[identity] = Connection()  # opened now, or before this life began
-            if len(self.connections) > MAX_CONNECTIONS:
-                self.drop(connection, "too many connections")
-        elif not data:
-            del self.connections[identity]
-        if not data or connection.closing:
+            connection = self.connections[number] = Connection()
+        if connection.closing:
             return
+        if not data:
+            connection.ended = True
+            data = b"\n"  # the last line may lack its end
         connection.buffer += data
         if b"\n" in data:
             *lines, rest = bytes(connection.buffer).split(b"\n")
@@ -164,19 +164,22 @@ class JsonGateway(Actor):
         if any(late):
             self.wakeup_ms = min(self.wakeup_ms or sys.maxsize, self.context.now_ms() + RETRY_MS)
 
-    def serve(self, identity: bytes, connection: Connection) -> bool:
+    def serve(self, number: int, connection: Connection) -> bool:
         """Send the answers that are there and begin what can be begun. False: not all of it could be sent now."""
         while True:
             while connection.lines and not connection.busy and len(connection.answers) < ANSWER_BYTES:
                 self.on_line(connection, connection.lines.popleft())
             if not connection.answers:
-                return True
-            if not self.stream.send(identity, bytes(connection.answers)):
+                break
+            if not self.tcp.send(number, bytes(connection.answers)):
                 return False
             connection.answers.clear()
-            if connection.closing and self.stream.send(identity, b""):
-                del self.connections[identity]
-                self.closed.append(identity)
+        finished = connection.closing or (connection.ended and not connection.busy)
+        if finished:
+            self.tcp.finish(number)
+        if finished or not self.tcp.is_open(number):
+            del self.connections[number]
+        return True
 
     def on_wakeup(self, now_ms: int) -> None:
         """The core's time has come; end_batch follows."""

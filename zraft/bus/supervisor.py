@@ -92,7 +92,7 @@ class Supervisor(Actor):
         log.debug("%s started, incarnation %d", message.actor, message.incarnation)
         if message.actor == self.name:
             return
-        if message.incarnation == 1 and not self.up and not self._stopping:
+        if not self.up and not self._stopping:
             following = self.start_order.index(message.actor) + 1
             if following < len(self.start_order):
                 self.start_if_new(self.start_order[following])
@@ -108,10 +108,12 @@ class Supervisor(Actor):
     def on_died(self, sender: str, message: ActorDied) -> None:
         """Another life, unless it dies too often or of something that no life survives."""
         name = message.actor
-        if self._stopping or message.incarnation != self.incarnations[name]:
+        if self._stopping == "stop hosts" or message.incarnation != self.incarnations[name]:
             return
         if message.fatal:
             self.stop(f"{name}: {message.reason}", 1)
+            return
+        if self._stopping:
             return
         if not message.killed and self.dies_too_often(name, message.reason):
             return
@@ -121,10 +123,6 @@ class Supervisor(Actor):
         for other in self.incarnations:
             if other != name:
                 self.tell(other, ActorRestarted(name, incarnation))
-        if not self.up:  # it died before the next was started
-            following = self.start_order.index(name) + 1
-            if following < len(self.start_order):
-                self.start_if_new(self.start_order[following])
 
     def dies_too_often(self, name: str, reason: str) -> bool:
         """Count a death of an actor or a host's thread; past the limit the node stops."""
@@ -140,8 +138,8 @@ class Supervisor(Actor):
 
     def on_host_died(self, sender: str, message: HostDied) -> None:
         """A thread ended; a new one takes over its sockets and finds its actors dead."""
-        log.error("thread %s ended: %s", message.host, message.reason)
-        if not self._stopping and not self.dies_too_often(f"thread {message.host}", message.reason):
+        log.error("%s ended: %s", message.host, message.reason)
+        if not self._stopping and not self.dies_too_often(message.host, message.reason):
             self.start_thread(message.host)
 
     def tell(self, name: str, message: Any) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from zraft.chaos.history import Operation, Value
+from zraft.chaos.moves import UNASKED
 from zraft.chaos.search import DeadEnd, KeySearch, LimitReached
 
 # Longer lists than this explain nothing to a reader; the whole is in `Failure`.
@@ -116,6 +117,8 @@ def _listed(operations: tuple[Operation, ...]) -> list[str]:
 
 
 def _shown(value: Value) -> str:
+    if value == UNASKED:
+        return "one that no operation asks for"
     return "absent" if value is None else repr(value)
 
 

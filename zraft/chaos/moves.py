@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from zraft.chaos.history import Operation, Value
@@ -15,6 +15,10 @@ class _Illegal:
 
 ILLEGAL: Final[Any] = _Illegal()
 """What `Move.step` gives where the operation cannot have had its result."""
+
+
+UNASKED: Final = "\0 a value that no operation asks for"
+"""Stands for every value that no operation of the history tells from others."""
 
 
 class Move:
@@ -36,10 +40,10 @@ class Move:
         "takes_anything", "wants", "wants_presence",
     )  # fmt: skip
 
-    def __init__(self, operation: Operation, step: Callable[[Value], Any]) -> None:
+    def __init__(self, operation: Operation, step: Callable[[Value], Any], *effect: Value) -> None:
         self.operation = operation
         self.step = step
-        self.effect = (operation.op, operation.args)
+        self.effect = (operation.op, *effect)
         self.bit = 0
         self.optional = operation.outcome == "unknown"
         self.observes = self.overwrites = self.hides = self.appends = False
@@ -53,14 +57,50 @@ class Move:
         return self.optional or self.hides
 
 
-def make_move(operation: Operation) -> Move | None:
-    """The move of an operation, or None where it constrains nothing: it failed, or nobody knows what it read."""
-    if operation.outcome == "fail" or (operation.outcome == "unknown" and operation.op == "get"):
-        return None
-    return _MAKERS[operation.op](operation)
+def make_moves(operations: Iterable[Operation]) -> list[Move]:
+    """The moves of a key's history. What constrains nothing has none: it failed, or nobody knows what it read."""
+    telling = [each for each in operations if each.outcome == "ok" or (each.outcome == "unknown" and each.op != "get")]
+    label = _Labels(telling).label
+    return [_MAKERS[operation.op](operation, label) for operation in telling]
 
 
-def _get(operation: Operation) -> Move:
+class _Labels:
+    """Makes one value, `UNASKED`, of all those that no operation of the history asks for: the search need not tell
+    them apart, and what is of unknown outcome and wrote one of them stands in for any other that did."""
+
+    def __init__(self, operations: Iterable[Operation]) -> None:
+        self._asked: set[Value] = {None, ""}
+        self._beginnings = False
+        for operation in operations:
+            if operation.op == "cas":
+                self._asked.add(operation.args[0])
+            elif operation.op == "append":
+                self._beginnings = True
+            if operation.op in ("get", "append") and not isinstance(operation.result, bool):
+                self._asked.add(operation.result)
+        self._labels: dict[Value, Value] = {}
+
+    def label(self, value: Value) -> Value:
+        """The value itself, if any operation can tell it from others, or what appends make of it; else `UNASKED`."""
+        label = self._labels.get(value)
+        if label is None and value is not None:
+            label = self._labels[value] = value if self._is_asked(value) else UNASKED
+        return label
+
+    def _is_asked(self, value: Value) -> bool:
+        if value in self._asked:
+            return True
+        return (
+            self._beginnings
+            and isinstance(value, str)
+            and any(isinstance(asked, str) and asked.startswith(value) for asked in self._asked)
+        )
+
+
+_Label = Callable[[Value], Value]
+
+
+def _get(operation: Operation, _: _Label) -> Move:
     return _observer_of(operation, operation.result)
 
 
@@ -70,15 +110,15 @@ def _observer_of(operation: Operation, held: Value) -> Move:
     return move
 
 
-def _set(operation: Operation) -> Move:
-    new = operation.args[0]
-    move = Move(operation, lambda value: new)
+def _set(operation: Operation, label: _Label) -> Move:
+    new = label(operation.args[0])
+    move = Move(operation, lambda value: new, new)
     move.overwrites = True
     move.hides = not move.optional
     return move
 
 
-def _delete(operation: Operation) -> Move:
+def _delete(operation: Operation, _: _Label) -> Move:
     if operation.outcome == "ok" and not operation.result:
         return _observer_of(operation, None)
     if operation.outcome == "ok":
@@ -90,27 +130,27 @@ def _delete(operation: Operation) -> Move:
     return move
 
 
-def _cas(operation: Operation) -> Move:
-    expected, new = operation.args
+def _cas(operation: Operation, label: _Label) -> Move:
+    expected, new = operation.args[0], label(operation.args[1])
     if operation.outcome == "ok" and not operation.result:
         move = Move(operation, lambda value: value if value != expected else ILLEGAL)
         move.observes, move.refuses = True, (expected,)
     else:
-        move = Move(operation, lambda value: new if value == expected else ILLEGAL)
+        move = Move(operation, lambda value: new if value == expected else ILLEGAL, expected, new)
         move.wants = (expected,)
     return move
 
 
-def _append(operation: Operation) -> Move:
+def _append(operation: Operation, label: _Label) -> Move:
     suffix, whole = str(operation.args[0]), operation.result
 
     def step(value: Value) -> Any:
         if isinstance(value, int):
             return ILLEGAL
         longer = (value or "") + suffix
-        return longer if whole is None or longer == whole else ILLEGAL
+        return label(longer) if whole is None or longer == whole else ILLEGAL
 
-    move = Move(operation, step)
+    move = Move(operation, step, suffix)
     move.appends = True
     if whole is None:
         move.takes_anything = True
@@ -120,6 +160,10 @@ def _append(operation: Operation) -> Move:
     return move
 
 
-_MAKERS: dict[str, Callable[[Operation], Move]] = {
-    "get": _get, "set": _set, "delete": _delete, "cas": _cas, "append": _append,
-}  # fmt: skip
+_MAKERS: dict[str, Callable[[Operation, _Label], Move]] = {
+    "get": _get,
+    "set": _set,
+    "delete": _delete,
+    "cas": _cas,
+    "append": _append,
+}

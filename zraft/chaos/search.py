@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from zraft.chaos.history import Operation, Value
-from zraft.chaos.moves import ILLEGAL, Move, make_move
+from zraft.chaos.moves import ILLEGAL, Move, make_moves
 
 # More configurations than this would fill the memory before the time is up: some 200 bytes each.
 MAX_CONFIGURATIONS = 2_000_000
@@ -192,13 +192,10 @@ class KeySearch:
 
     def _plan(self, operations: Iterable[Operation]) -> list[_Round]:
         events: list[tuple[float, bool, Move]] = []
-        for operation in operations:
-            move = make_move(operation)
-            if move is None:
-                continue
-            events.append((operation.call, False, move))
-            if not move.optional and operation.ret is not None:
-                events.append((operation.ret, True, move))
+        for move in make_moves(operations):
+            events.append((move.operation.call, False, move))
+            if not move.optional and move.operation.ret is not None:
+                events.append((move.operation.ret, True, move))
         # At one and the same time calls come first: then the two are concurrent, which the times do not exclude.
         events.sort(key=lambda event: event[:2])
         self._give_bits(events)

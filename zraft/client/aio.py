@@ -205,6 +205,7 @@ class _Runner:
             self._soon.cancel()
             self._soon = None
         core = self._core
+        now = self.loop.time()
         try:
             # The descriptor of a ZeroMQ socket tells of changes, and each send or receive may swallow one: so look
             # again after every send, until there is nothing more to do.
@@ -219,7 +220,7 @@ class _Runner:
                     self._sockets.send(core, outgoing, now)
         finally:
             self._watch()
-            self._set_timer()
+            self._set_timer(now)
 
     def _receive(self) -> None:
         core = self._core
@@ -239,11 +240,10 @@ class _Runner:
                 self._readers[endpoint] = descriptor
                 self.loop.add_reader(descriptor, self._pump)
 
-    def _set_timer(self) -> None:
-        now = self.loop.time()
+    def _set_timer(self, now: float) -> None:
         wakeup = self._core.next_wakeup(now)
         timer = self._timer
-        if timer is not None and not timer.cancelled() and timer.when() > now:
+        if timer is not None and not timer.cancelled() and timer.when() > self.loop.time():
             if wakeup is None or timer.when() <= wakeup:
                 return  # early is harmless, and cheaper than a new timer for every frame
             timer.cancel()

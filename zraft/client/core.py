@@ -7,7 +7,8 @@ Time is handed in as `now`, monotonic seconds. Whoever runs a core does, again a
     for outgoing in core.frames_to_send(now):
         send outgoing.frame on a DEALER connected to outgoing.endpoint (opened when first named), without blocking;
         where ZeroMQ refuses:             core.on_send_failed(outgoing, now)
-    sleep until a socket has something, or until core.next_wakeup(now);
+    sleep until a socket has something, or until core.next_wakeup(now), of the same now: what came due since then
+        has not been looked at;
         where one of core.refused_endpoints() became writable: core.on_writable(endpoint, now)
 
 `submit` takes a request at any time between these; its `on_done(value, error)` is called exactly once, from within
@@ -278,7 +279,8 @@ class ClientCore:
                 self._watch(link, now)
 
     def next_wakeup(self, now: float) -> float | None:
-        """When `tick` and `frames_to_send` have something to do if nothing happens before; None: never."""
+        """When `tick` and `frames_to_send`, called last with this `now`, have something to do again if nothing happens
+        before; None: never."""
         wakeup = self._next_expiry
         route = self._route
         if self._outbox.has_calls():

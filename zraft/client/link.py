@@ -54,7 +54,7 @@ class Call:
         self.done = False
         self.doubts = 0
         self.copies = 0
-        # The latest copy (of a pinned call: also the one to come): where, under which id and life, and when it was sent.
+        # The latest copy: where (of a pinned call also where to), under which id and life, and when it was sent.
         self.link: Link | None = None
         self.request_id = 0
         self.sent_life: int | None = None

@@ -244,7 +244,7 @@ class _Loop:
         refused = core.refused_endpoints()
         for endpoint, handle in sockets.by_endpoint.items():
             poller.register(handle, zmq.POLLIN | zmq.POLLOUT if endpoint in refused else zmq.POLLIN)
-        ready = poller.poll(self._sleep_ms())
+        ready = poller.poll(self._sleep_ms(now))
         self._asleep = False
         now = time.monotonic()
         for handle, events in ready:
@@ -257,13 +257,12 @@ class _Loop:
             if events & zmq.POLLIN:
                 core.on_frame(endpoint, handle.recv(), now)
 
-    def _sleep_ms(self) -> int | None:
+    def _sleep_ms(self, now: float) -> int | None:
         self._asleep = True  # before looking: who hands over an action after the look will wake
         if self._actions:
             return 0
-        now = time.monotonic()
         wakeup = self._core.next_wakeup(now)
-        return None if wakeup is None else max(0, ceil((wakeup - now) * 1000))
+        return None if wakeup is None else max(0, ceil((wakeup - time.monotonic()) * 1000))
 
     def _act(self) -> None:
         while self._actions:

@@ -133,7 +133,7 @@ class Raft(Elections):
             self.on_vote_reply(sender, message)
             return False
         if self.fresh and kind is not RequestVote:
-            return False  # only a vote ends freshness: a term alone would make a wiped disk look like a member's (trap 22)
+            return False  # trap 22: only a vote ends freshness, else a wiped disk that heard of a term could vote again
         leads = kind is AppendEntries or kind is Heartbeat
         self.become_follower(message.term, sender if leads else None, f"{sender} is in term {message.term}")
         return True
@@ -151,8 +151,9 @@ class Raft(Elections):
 
     def on_timeout_now(self, sender: str) -> None:
         """The leader wants this node to take over (dissertation 3.10). Late ones, of a leader that went on or is gone,
-        are recognised by the term."""
-        may_campaign = self.id in self.membership.voters and not self.disk_stalled()
+        are recognised by the term. Who holds nothing has nothing to take over: it would be taken for a candidate of
+        the first election by a wiped disk (trap 22)."""
+        may_campaign = self.id in self.membership.voters and self.log.last_index > 0 and not self.disk_stalled()
         if may_campaign and self.role in (Role.FOLLOWER, Role.PRE_CANDIDATE):
             self.note(f"{sender} hands leadership over")
             self.become_candidate(transfer=True)

@@ -234,7 +234,7 @@ def check_promise(sender: ClusterNode, receiver: str, message: Any) -> None:
 
 
 class Writer:
-    """A client (the real protocol core) that keeps `window` calls in flight: sets of a few keys, reads of them, status."""
+    """A client (the real protocol core) that keeps `window` calls in flight: sets of a few keys, reads, status."""
 
     def __init__(self, cluster: Cluster, window: int = 6, keys: Sequence[bytes] = (b"a", b"b", b"c")) -> None:
         self.cluster = cluster
@@ -323,7 +323,8 @@ class Writer:
 
     def longest_gap_ms(self) -> int:
         """The longest time without an acknowledged write."""
-        return max((later - sooner for sooner, later in zip(self.ack_times, self.ack_times[1:], strict=False)), default=0)
+        pairs = zip(self.ack_times, self.ack_times[1:], strict=False)
+        return max((later - sooner for sooner, later in pairs), default=0)
 
     def check(self) -> None:
         """After `finish`: each write took effect exactly once, in each node's state."""

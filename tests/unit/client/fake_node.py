@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 
 import zmq
@@ -102,6 +103,13 @@ class FakeNode:
     def stop(self) -> None:
         self._stop.set()
         self._thread.join()
+
+    def wait_for(self, kind: int, count: int) -> None:
+        """Wait until `count` requests of this kind have arrived since the start."""
+        end = time.monotonic() + 10.0
+        while sum(item[1] == kind for item in list(self.items)) < count:
+            assert time.monotonic() < end, f"fewer than {count} requests of kind {kind} arrived"
+            time.sleep(0.002)
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -143,6 +143,15 @@ def test_an_expired_call_is_not_sent_later() -> None:
     assert kept.value == 5
 
 
+def test_a_core_whose_calls_are_over_has_nothing_to_wake_for() -> None:
+    script = Script()
+    script.down = {A, B, C}
+    script.get(timeout=0.1)
+    script.submit(requests.status(), timeout=0.1, endpoint=B)
+    script.sent(after=0.2)
+    assert script.core.next_wakeup(script.now) is None
+
+
 # ---- exactly once ---------------------------------------------------------------------------------------------------
 
 

@@ -82,6 +82,17 @@ def test_nodes_that_name_each_other_are_not_asked_in_a_tight_loop() -> None:
     assert 20 <= asked <= 2 * 1.0 / MIN_HOLD_SECONDS
 
 
+def test_a_leadership_that_returns_is_followed_at_once() -> None:
+    script = Script().with_session()
+    for here, there in ((A, B), (B, A), (A, B)):
+        script.get()
+        (copy,) = script.sent()
+        assert copy.endpoint == here
+        script.reply(copy, NOT_LEADER, there.encode())
+        (copy,) = script.sent()  # an answer ended the search: what was tried in it counts no longer
+        script.reply(copy, body=ok(None, 1))
+
+
 def test_busy_waits_and_asks_the_same_node() -> None:
     for status in (BUSY, UNKNOWN):
         script = Script().with_session()

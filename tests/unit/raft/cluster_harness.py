@@ -175,9 +175,8 @@ class Cluster:
 
     def deliver(self, *packets: Packet) -> None:
         """To one receiver, in one batch. A packet need not come from the network; cut links swallow it."""
-        for packet in packets:
-            if packet in self.network:
-                self.network.remove(packet)
+        taken = {id(packet) for packet in packets}
+        self.network[:] = [packet for packet in self.network if id(packet) not in taken]
         arrived = [packet for packet in packets if (packet.sender, packet.receiver) not in self.cut]
         if arrived:
             steps = [lambda raft, p=packet: raft.step(p.sender, p.message) for packet in arrived]

@@ -31,7 +31,8 @@ class Invariants:
         """A node took a batch of inputs in."""
         raft = node.raft
         log = raft.log
-        assert log.durable_index < log.unsent_index <= log.last_index + 1, (node.id, log.durable_index, log.unsent_index)
+        durable, unsent = log.durable_index, log.unsent_index
+        assert durable < unsent <= log.last_index + 1, f"{node.id}: {durable} < {unsent} <= {log.last_index} + 1"
         assert raft.applied_index <= raft.applying_index, (raft.applied_index, raft.applying_index)
         assert raft.applying_index <= max(min(raft.commit_index, log.durable_index), len(node.applied))
         self.log_matching(node)
@@ -121,7 +122,8 @@ class Invariants:
         elif type(message) is VoteReply and message.granted:
             vote = packet.receiver
         elif type(message) is AppendReply and message.success:
-            assert len(disk.entries) >= message.at_index or term > message.term, f"{packet}: {len(disk.entries)} on disk"
+            held = len(disk.entries)
+            assert held >= message.at_index or term > message.term, f"{packet}: {held} on disk"
         if vote:
             assert term > message.term or voted_for == vote, f"{packet}: {voted_for} on disk"
             known = self.votes.setdefault((packet.sender, message.term), vote)

@@ -1,4 +1,4 @@
-"""Dissertation, section 6.2: a leader that no longer reaches a majority steps down; pauses of the process count apart."""
+"""Dissertation, section 6.2: a leader that reaches no majority steps down; pauses do not count."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_figure_8_d_an_entry_of_an_older_term_on_a_majority_is_not_committed_and
     assert [cluster[name].log_terms for name in ("n2", "n3", "n4")] == [[1, 2]] * 3, "index 2 is on a majority"
     assert leader.raft.commit_index < 2
     assert all(node.raft.commit_index < 2 for node in cluster.nodes.values())
-    # (d) n1 crashes; n5 is elected by the votes of n2, n3, n4: its last entry has the later term. It overwrites index 2.
+    # (d) n1 crashes; n5, whose last entry has the later term, is elected by n2, n3, n4. It overwrites index 2.
     cluster.stop(leader)
     cluster.heal()
     cluster.drop = lambda packet: False

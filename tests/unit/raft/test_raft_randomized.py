@@ -102,8 +102,14 @@ class Faults:
                 other.raft.last_leader_contact_ms = None
             node.raft.election_deadline_ms = self.cluster.now_ms
             if self.rng.random() < 0.5:
-                sender = self.rng.choice(self.nodes).id
-                self.cluster.network.insert(0, Packet(sender, node.id, TimeoutNow(node.raft.current_term)))
+                self.cluster.deliver(*self.call_to_campaign(node))
+
+    def call_to_campaign(self, node: Node) -> list[Packet]:
+        """As from a leader of the node's term; that some node may have sent it is enough for safety."""
+        if not node.raft.log.last_index:
+            return []  # nobody leads a cluster of whose log a voter knows nothing, or that voter's disk was wiped
+        message = TimeoutNow(node.raft.current_term)
+        return [Packet(other.id, node.id, message) for other in self.nodes if other is not node]
 
     def complete_writes(self) -> None:
         for node in self.some():
@@ -202,8 +208,11 @@ class Faults:
             self.cluster.input(node, lambda raft: raft.transfer_leadership(target))
 
     def wipe(self) -> None:
-        """One node's disk is lost, and it is started again with its old id (trap 22)."""
+        """One node's disk is lost, and it is started again with its old id (trap 22). So long after the first
+        election no message of it is under way any more: to those an empty node would answer as a new one does."""
         if self.wiped is None and self.cluster.invariants.committed:
+            for packets in (self.cluster.network, self.cluster.sent):
+                packets[:] = [packet for packet in packets if getattr(packet.message, "last_log_index", 1)]
             self.wiped = node = self.rng.choice(self.nodes)
             self.cluster.stop(node)
             node.disk = ModelDisk()
@@ -218,13 +227,13 @@ class Faults:
         rest = [node for node in self.awake() if node.id not in deposed]
         if len(rest) < 2:
             return
-        cut_off = self.rng.sample([node.id for node in rest[1:]], min(len(rest) - 1, max(0, (size - 1) // 2 - len(deposed))))
+        spare = max(0, (size - 1) // 2 - len(deposed))
+        cut_off = self.rng.sample([node.id for node in rest[1:]], min(len(rest) - 1, spare))
         cluster.isolate(*deposed, *cut_off)
         for node in self.nodes:
             node.raft.last_leader_contact_ms = None
         leader = self.rng.choice([node for node in rest if node.id not in cut_off])
-        cluster.deliver(Packet(rest[0].id, leader.id, TimeoutNow(leader.raft.current_term)))
-        cluster.deliver(Packet(rest[1].id, leader.id, TimeoutNow(leader.raft.current_term)))
+        cluster.deliver(*self.call_to_campaign(leader))
         if not self.paused and self.rng.random() < 0.8:
             cluster.run(self.rng.choice([10, 20, 60]))
         if self.rng.random() < 0.5:

@@ -1,0 +1,142 @@
+"""applier: entries in order and no gaps, answers for tokens, reads that wait for their index, Recover."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fake_bus import FakeContext, run_batch
+
+from zraft.actors.applier import Applier
+from zraft.errors import ImpossibleState
+from zraft.messages import Applied, Apply, Entry, EntryKind, ReadAt, Recover, Replies, StatusReply, StatusRequest
+from zraft.statemachine.codec import Op, Query, ResultCode, decode_result, encode_command, encode_query, encode_result
+from zraft.wire import ReplyStatus, pack_entries
+
+OPEN = encode_command(0, 0, 0, Op.OPEN_SESSION)
+GET_K = encode_query(Query.GET, b"k")
+
+
+def put(session: int, number: int, value: bytes) -> bytes:
+    return encode_command(session, number, number - 1, Op.SET, b"k", value)
+
+
+def entries(first: int, *datas: bytes | None, tokens: dict[int, int] | None = None) -> Apply:
+    """An Apply of commands (None: a no-op)."""
+    kinds = [EntryKind.NOOP if data is None else EntryKind.COMMAND for data in datas]
+    run = [Entry(1, 100, kind, data or b"") for kind, data in zip(kinds, datas, strict=True)]
+    return Apply(first, pack_entries(run), tuple((tokens or {}).items()))
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.context = FakeContext("applier")
+        self.actor = Applier(self.context)
+        self.actor.on_start()
+
+    def say(self, *messages: Any) -> list[tuple[str, Any]]:
+        run_batch(self.actor, *(("consensus", message) for message in messages))
+        return self.context.taken()
+
+
+@pytest.fixture
+def scene() -> Scene:
+    scene = Scene()
+    assert scene.say(Recover()) == [("consensus", Applied(0))]
+    return scene
+
+
+def test_commands_are_applied_in_order_and_answered_by_token(scene: Scene) -> None:
+    opened = entries(1, None, OPEN, tokens={2: 50})
+    sent = scene.say(opened, entries(3, put(2, 1, b"a"), put(2, 2, b"b"), tokens={4: 51}))
+    assert sent == [
+        (
+            "frontend",
+            Replies(((50, ReplyStatus.OK, encode_result(0, 2)), (51, ReplyStatus.OK, encode_result(0, 2)))),
+        ),
+        ("consensus", Applied(4)),
+    ]
+
+
+def test_a_no_op_answers_nobody_and_is_applied(scene: Scene) -> None:
+    assert scene.say(entries(1, None)) == [("consensus", Applied(1))]
+
+
+def test_a_bad_command_is_an_answer_like_any_other(scene: Scene) -> None:
+    [(_, replies), (_, applied)] = scene.say(entries(1, b"\xc1 no command", tokens={1: 9}))
+    [(token, status, body)] = replies.replies
+    assert (token, status, decode_result(body)[0]) == (9, ReplyStatus.OK, ResultCode.BAD_COMMAND)
+    assert applied == Applied(1)
+
+
+@pytest.mark.parametrize("first", [1, 2, 4])
+def test_a_gap_or_a_repetition_is_impossible(scene: Scene, first: int) -> None:
+    scene.say(entries(1, None, None))
+    with pytest.raises(ImpossibleState, match=f"first_index={first}, last_applied=2"):
+        scene.actor.receive("consensus", entries(first, None))
+
+
+def test_nothing_is_announced_before_it_was_asked_for() -> None:
+    """Else consensus would take the progress of a new life for the answer to its Recover."""
+    scene = Scene()
+    assert scene.say(entries(1, None)) == []
+    assert scene.say(Recover()) == [("consensus", Applied(1))]
+    assert scene.say(entries(2, None)) == [("consensus", Applied(2))]
+
+
+def test_one_announcement_a_batch(scene: Scene) -> None:
+    assert scene.say(entries(1, None), entries(2, None), entries(3, None)) == [("consensus", Applied(3))]
+    assert scene.say() == []
+
+
+def test_a_read_waits_for_its_index(scene: Scene) -> None:
+    scene.say(entries(1, OPEN))
+    assert scene.say(ReadAt(3, ((70, GET_K),))) == []
+    assert scene.say(entries(2, put(1, 1, b"early"))) == [("consensus", Applied(2))]
+    sent = scene.say(entries(3, put(1, 2, b"late")), entries(4, None))
+    [(token, status, body)] = sent[0][1].replies
+    assert (token, status) == (70, ReplyStatus.OK)
+    assert decode_result(body)[1][1] == b"late"
+
+
+def test_a_read_sees_the_state_at_once_if_it_is_there(scene: Scene) -> None:
+    scene.say(entries(1, OPEN, put(1, 1, b"v")))
+    [(to, replies)] = scene.say(ReadAt(1, ((70, GET_K), (71, GET_K))))
+    assert to == "frontend"
+    assert [token for token, _, _ in replies.replies] == [70, 71]
+
+
+def test_recover_makes_waiting_reads_void(scene: Scene) -> None:
+    scene.say(entries(1, None), ReadAt(2, ((70, GET_K),)))
+    assert scene.say(Recover()) == [("consensus", Applied(1))]
+    assert scene.say(entries(2, None)) == [("consensus", Applied(2))]
+
+
+def test_a_new_frontend_is_not_sent_what_the_old_one_asked(scene: Scene) -> None:
+    scene.say(entries(1, OPEN), ReadAt(2, ((70, GET_K),)))
+    scene.actor.receive("consensus", entries(2, put(1, 1, b"v"), tokens={2: 71}))
+    scene.actor.on_neighbour_restarted("frontend")
+    assert scene.say() == [("consensus", Applied(2))]
+
+
+def test_other_neighbours_new_lives_void_nothing(scene: Scene) -> None:
+    scene.actor.receive("consensus", ReadAt(1, ((70, GET_K),)))
+    scene.actor.on_neighbour_restarted("transport")
+    assert scene.say(entries(1, None))[0][0] == "frontend"
+
+
+def test_a_new_life_has_nothing_and_can_be_given_everything_again(scene: Scene) -> None:
+    whole = entries(1, OPEN, put(1, 1, b"a"), put(1, 2, b"b"))
+    scene.say(whole)
+    successor = Scene()
+    assert successor.say(Recover()) == [("consensus", Applied(0))]
+    successor.say(whole)
+    assert successor.actor.machine.state_hash == scene.actor.machine.state_hash
+
+
+def test_status(scene: Scene) -> None:
+    scene.say(entries(1, OPEN, put(1, 1, b"v")))
+    [(to, reply)] = scene.say(StatusRequest(3))
+    state_hash = scene.actor.machine.state_hash
+    fields = {"last_applied": 2, "revision": 1, "state_hash": state_hash, "keys": 1, "sessions": 1}
+    assert (to, reply) == ("consensus", StatusReply(3, fields))
