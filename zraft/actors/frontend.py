@@ -27,6 +27,7 @@ from zraft.wire import ReplyStatus, RequestKind, WireError, pack_replies, unpack
 MAX_COMMAND_BYTES = 1_100_000  # a largest key and value, and what frames them
 MAX_PENDING = 100_000  # requests without an answer, over all clients; past it: BUSY
 REPLY_FRAME_BYTES = 1024 * 1024
+MAX_BOUNDARY = 1_000_000  # of an injected kill
 
 WRITE, READ, STATUS, TRANSFER, CHAOS, PING = (int(kind) for kind in RequestKind)
 
@@ -135,8 +136,9 @@ class Frontend(Actor):
         try:
             fault = json.loads(body)
             actor, boundary = fault["actor"], fault.get("boundary", 0)
-            valid = fault["op"] == "kill-actor" and type(actor) is str and type(boundary) is int and boundary >= 0
-        except (ValueError, KeyError, TypeError, AttributeError):
+            actor.encode()  # JSON can hold half of a surrogate pair, which no message carries
+            valid = fault["op"] == "kill-actor" and type(boundary) is int and 0 <= boundary <= MAX_BOUNDARY
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             valid = False
         if not valid:
             self.refuse(connection, request_id, 'a fault is {"op": "kill-actor", "actor": NAME, "boundary": N}')

@@ -8,6 +8,7 @@ An I/O error is raised and stops the node: to read again after a failed fsync co
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -21,6 +22,9 @@ RETRY_FULL_DISK_MS = 200
 TAIL_BYTES = 4 * 1024 * 1024  # of the log's end that a new consensus is given
 TAIL_ENTRIES = 8192
 MAX_WRITE_BYTES = 8 * 1024 * 1024  # in one write, unless a single Append holds more
+
+
+log = logging.getLogger(__name__)
 
 
 class LogWriter(Actor):
@@ -109,10 +113,11 @@ class LogWriter(Actor):
         self.context.boundary()
         try:
             self.log.append(batches, hard_state)
-        except NoSpace:
+        except NoSpace as error:
             self.wakeup_ms = self.context.now_ms() + RETRY_FULL_DISK_MS
             if not self.full:
                 self.full = True
+                log.error("%s; until then this node acknowledges nothing and does not lead", error)
                 self.context.send("consensus", DiskFull(True))
             return
         self.writes += 1

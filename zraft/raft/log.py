@@ -109,6 +109,10 @@ class RaftLog:
         self._run_cache = (first, last, entries)
         return entries
 
+    def tail(self) -> tuple[Entry, ...]:
+        """All entries in memory, from tail_first on."""
+        return tuple(self._entries)
+
     # --- growing and shrinking
 
     def append(self, entries: Sequence[Entry]) -> None:

@@ -123,7 +123,7 @@ class State:
         self.oldest_write_ms: int | None = None
         self._replies: list[tuple[str, Any]] = []
         self.output = Output()
-        for index, entry in enumerate(self.log.slice(self.log.tail_first, self.log.last_index), self.log.tail_first):
+        for index, entry in enumerate(self.log.tail(), self.log.tail_first):
             self.adopt_if_config(index, entry)
         self.arm_election()
 

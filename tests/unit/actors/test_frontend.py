@@ -158,8 +158,9 @@ def test_who_was_to_answer_began_anew_so_the_outcome_is_unknown(lost: str) -> No
     scene.restarted(lost)
     assert sorted(scene.answers()) == [(1, UNKNOWN, b""), (2, UNKNOWN, b""), (3, UNKNOWN, b"")]
     assert scene.actor.status()["client_pending"] == 0
-    late = tuple((token, OK, b"") for _, message in sent if isinstance(message, (Propose, Read)) for token, _ in message[0])
-    scene.say("applier", Replies(late))
+    late = [token for _, message in sent if isinstance(message, Propose | Read) for token in tokens_of(message)]
+    assert len(late) == 2
+    scene.say("applier", Replies(tuple((token, OK, b"") for token in late)))
     assert scene.answers() == []
 
 

@@ -99,6 +99,12 @@ def test_a_follower_takes_no_read_and_a_deposed_leader_refuses_those_it_has() ->
     cluster.run(4 * SETTINGS.election_timeout_ms[1])
     assert leader.raft.role is not Role.LEADER
     assert leader.refused == ["in a round", "waiting"] and not leader.answers
+    cluster.heal()
+    cluster.run(2 * SETTINGS.election_timeout_ms[1])
+    leader = cluster.elect("n1")
+    cluster.read(leader, "as leader again")
+    cluster.run(200)
+    assert [context for _, context in leader.answers] == ["as leader again"], "what was refused is not answered too"
 
 
 def test_a_leader_that_was_replaced_without_knowing_serves_no_stale_read() -> None:

@@ -226,6 +226,63 @@ def test_a_new_state_machine_is_fed_from_disk(monkeypatch: pytest.MonkeyPatch) -
     assert node.applied == before and len(before) == 51
 
 
+def test_what_was_read_from_disk_is_applied_only_as_far_as_it_is_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = led()
+    node = cluster["n1"]
+    entries = [Entry(1, 9_999, EntryKind.COMMAND, b"%d" % number) for number in range(4)]
+    monkeypatch.setattr("zraft.raft.replication.KEEP_TAIL_BYTES", 0)
+    cluster.propose(node, *[entry.data for entry in entries[:2]])
+    cluster.settle()
+    assert node.raft.log.tail_first == 4 and len(node.applied) == 3
+    committed = node.disk.entries[1:]
+    node.applied = node.applied[:1]
+    cluster.input(node, lambda raft: raft.on_applier_restarted(1))
+    cluster.input(node, lambda raft: raft.on_log_read("", 2, [*committed, *entries[2:]]))
+    assert [(first, list(run)) for first, run in node.applying] == [(2, committed)]
+
+
+def test_what_was_read_from_disk_for_a_peer_is_not_sent_if_it_was_replaced_meanwhile() -> None:
+    cluster = led()
+    cluster.network.clear()
+    node = cluster["n1"]
+    progress = node.raft.progress["n2"]
+    progress.reading, progress.next_index = True, 1
+    cluster.input(node, lambda raft: raft.on_log_read("n2", 1, [Entry(0, 0, EntryKind.COMMAND, b"replaced")]))
+    assert all(entry.data != b"replaced" for message in appends(cluster, "n2") for entry in message.entries)
+    assert not progress.reading
+
+
+def test_a_new_state_machine_gets_everything_though_its_predecessor_died_with_a_full_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("zraft.raft.log.MAX_RUN_BYTES", 1)
+    monkeypatch.setattr("zraft.raft.replication.MAX_APPLYING_RUNS", 4)
+    cluster = led(1)
+    node = cluster["n1"]
+    cluster.propose(node, *[b"%d" % number for number in range(9)])
+    cluster.complete(node)
+    cluster.notify(node)
+    assert len(node.applying) == 4, "no more runs under way than that"
+    node.applying.clear()
+    node.applied = []
+    cluster.input(node, lambda raft: raft.on_applier_restarted(0))
+    cluster.settle()
+    assert len(node.applied) == 10
+
+
+def test_at_a_start_the_latest_members_in_the_log_are_in_force_however_long_its_tail(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("zraft.raft.log.MAX_RUN_BYTES", 1)
+    cluster = Cluster(3)
+    cluster.write_log("n1", [1, 1, 1], term=1)
+    node = cluster["n1"]
+    fewer = node.founding._replace(cluster_id=7, voters={name: node.founding.voters[name] for name in ("n1", "n2")})
+    node.disk.entries[2] = Entry(1, 10, EntryKind.CONFIG, fewer.encode())
+    node.begin()
+    assert node.raft.voters == ["n1", "n2"]
+
+
 def test_5_5_a_follower_that_crashed_after_writing_and_before_answering_ignores_what_it_has() -> None:
     cluster = led()
     cluster.propose(cluster["n1"], b"x")

@@ -434,6 +434,14 @@ def test_trap_22_a_term_alone_does_not_end_freshness(message: object) -> None:
     assert cluster["n1"].raft.fresh and cluster["n1"].disk.hard_state is None
 
 
+def test_trap_22_a_node_without_a_log_does_not_campaign_when_told_to() -> None:
+    """Its request for votes would look like one of the first election to a wiped disk."""
+    cluster = Cluster(3)
+    cluster.write_log("n1", [], term=1, voted_for="n2")
+    cluster.deliver(Packet("n2", "n1", TimeoutNow(1)))
+    assert cluster["n1"].raft.role is Role.FOLLOWER and cluster["n1"].raft.current_term == 1
+
+
 def test_trap_22_the_first_election_succeeds_though_some_are_a_term_ahead() -> None:
     cluster = Cluster(3)
     cluster.isolate("n1")
