@@ -101,7 +101,7 @@ def parse_line(line: str, number: int = 0) -> Operation:
 
 def _operation(fields: dict[str, Any], line: int) -> Operation:
     op, outcome = fields.get("op"), fields.get("outcome")
-    if op not in ARGUMENTS:
+    if not isinstance(op, str) or op not in ARGUMENTS:
         raise ValueError(f"op must be one of {', '.join(ARGUMENTS)}, not {op!r}")
     if outcome not in OUTCOMES:
         raise ValueError(f"outcome must be one of {', '.join(OUTCOMES)}, not {outcome!r}")
@@ -147,6 +147,9 @@ def _result(op: str, result: object) -> Any:
     if op in ("delete", "cas"):
         if not isinstance(result, bool):
             raise ValueError(f"result of {op} must be true or false, not {result!r}")
+    elif op == "append":
+        if result is not None and not isinstance(result, str):
+            raise ValueError(f"result of append must be a string or null, not {result!r}")
     elif not _is_value(result):
         raise ValueError(f"result of {op} must be a string, a whole number or null, not {result!r}")
     return result

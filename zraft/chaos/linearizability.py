@@ -60,24 +60,25 @@ class Report:
 def check(operations: Iterable[Operation], clock: Callable[[], float], limit_s: float) -> Report:
     """Search every key's history, the shortest ones first, until one fails or all are explained.
 
-    `clock` gives seconds, monotonic; after `limit_s` of them the search ends without a verdict.
+    `clock` gives seconds, monotonic; after `limit_s` of them the search ends without a verdict. Each key has an equal
+    share of what is left of them, so that one that is hard to search hides no failure of another.
     """
     by_key: dict[str, list[Operation]] = {}
     for operation in operations:
         by_key.setdefault(operation.key, []).append(operation)
     count = sum(map(len, by_key.values()))
-    deadline_s = clock() + limit_s
+    end_s = clock() + limit_s
     unsettled: list[str] = []
-    for key in sorted(by_key, key=lambda key: (len(by_key[key]), key)):
+    for place, key in enumerate(sorted(by_key, key=lambda key: (len(by_key[key]), key))):
+        now_s = clock()
+        share_s = (end_s - now_s) / (len(by_key) - place)
         try:
-            dead_end = KeySearch(by_key[key], clock, deadline_s).run()
+            dead_end = KeySearch(by_key[key], clock, now_s + share_s).run()
         except LimitReached as limit:
             unsettled.append(f"key {key!r}: {limit}")
             continue
         if dead_end is not None:
-            return Report(
-                Verdict.NOT_LINEARIZABLE, count, len(by_key), failure=_failure(by_key[key], dead_end)
-            )
+            return Report(Verdict.NOT_LINEARIZABLE, count, len(by_key), failure=_failure(by_key[key], dead_end))
     if unsettled:
         more = f" (and {len(unsettled) - 1} more keys)" if len(unsettled) > 1 else ""
         return Report(Verdict.NONE, count, len(by_key), reason=unsettled[0] + more)
@@ -124,9 +125,7 @@ def _shown(value: Value) -> str:
 
 def _failure(operations: list[Operation], dead_end: DeadEnd) -> Failure:
     end, since = dead_end.operation.ret, dead_end.since
-    prefix = tuple(
-        sorted((each for each in operations if end is None or each.call <= end), key=lambda each: each.call)
-    )
+    prefix = tuple(sorted((each for each in operations if end is None or each.call <= end), key=lambda each: each.call))
     window = tuple(each for each in prefix if since is None or each.call > since or each.outcome == "unknown")
     # Each step of the search ends with an operation that returned; so did the last one before `since`.
     earlier = [place for place, each in enumerate(dead_end.order) if _had_returned(each, since)]

@@ -76,7 +76,7 @@ class _Labels:
                 self._asked.add(operation.args[0])
             elif operation.op == "append":
                 self._beginnings = True
-            if operation.op in ("get", "append") and not isinstance(operation.result, bool):
+            if operation.op in ("get", "append") and operation.outcome == "ok":
                 self._asked.add(operation.result)
         self._labels: dict[Value, Value] = {}
 
@@ -142,7 +142,8 @@ def _cas(operation: Operation, label: _Label) -> Move:
 
 
 def _append(operation: Operation, label: _Label) -> Move:
-    suffix, whole = str(operation.args[0]), operation.result
+    suffix = str(operation.args[0])
+    whole = operation.result if operation.outcome == "ok" else None
 
     def step(value: Value) -> Any:
         if isinstance(value, int):

@@ -26,6 +26,7 @@ class Progress:
         self.last_contact_ms = now_ms
         self.last_progress_ms = now_ms
         self.probe_sent = False
+        self.retries = 0  # since the last progress
         self.reading = False  # entries for it are being read from disk
         self._inflight: deque[tuple[int, int]] = deque()  # (last index, bytes) of messages without an answer
         self._inflight_bytes = 0
@@ -42,6 +43,7 @@ class Progress:
         """An AppendEntries up to last_index is on its way."""
         if self.state is ProgressState.PROBE:
             self.probe_sent = True
+            self.last_progress_ms = now_ms
             return
         if not self._inflight:
             self.last_progress_ms = now_ms
@@ -54,6 +56,7 @@ class Progress:
         if index > self.match_index:
             self.match_index = index
             self.last_progress_ms = now_ms
+            self.retries = 0
         while self._inflight and self._inflight[0][0] <= index:
             self._inflight_bytes -= self._inflight.popleft()[1]
         self.next_index = max(self.next_index, index + 1)
@@ -79,6 +82,16 @@ class Progress:
         self._inflight.clear()
         self._inflight_bytes = 0
 
-    def stuck_for_ms(self, now_ms: int) -> int:
-        """For how long messages have been on their way without any progress; 0 if none is."""
-        return now_ms - self.last_progress_ms if self._inflight else 0
+    def retry_if_overdue(self, now_ms: int, heartbeat_ms: int) -> None:
+        """The link works, but what was sent over it has had no answer for long: take it for lost and send it again.
+
+        Ever less often, for the other end may merely wait for its disk."""
+        waiting = self.probe_sent or bool(self._inflight)
+        patience_ms = heartbeat_ms // 2 if self.state is ProgressState.PROBE else 3 * heartbeat_ms
+        if not waiting or now_ms - self.last_progress_ms < patience_ms << min(self.retries, 4):
+            return
+        self.retries += 1
+        if self.state is ProgressState.PROBE:
+            self.probe_sent = False
+        else:
+            self.probe()

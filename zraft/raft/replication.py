@@ -66,8 +66,8 @@ class Replication(State):
         else:
             self.reading_for_applier = False
             last = min(self.commit_index, self.log.durable_index) if self.applier_known else 0
-            if entries and first == self.applying_index + 1 and first <= last:
-                run = tuple(entries[: last - first + 1])
+            run = tuple(entries[: max(0, last - first + 1)])
+            if run and first == self.applying_index + 1 and self.log.has(first + len(run) - 1, run[-1].term):
                 self.hand_to_applier(first, run)
 
     def on_append_reply(self, peer: str, reply: AppendReply) -> None:
@@ -92,12 +92,9 @@ class Replication(State):
         self.send(peer, Heartbeat(self.current_term, min(self.commit_index, progress.match_index), self.read_round))
 
     def on_heartbeat_contact(self, progress: Progress) -> None:
-        """The link works. What was sent over it long ago without an answer was lost: send it again."""
+        """A follower follows, and the link works."""
         progress.last_contact_ms = self.now_ms
-        if progress.state is ProgressState.PROBE:
-            progress.probe_sent = False
-        elif progress.stuck_for_ms(self.now_ms) > 3 * self.settings.heartbeat_ms:
-            progress.probe()
+        progress.retry_if_overdue(self.now_ms, self.settings.heartbeat_ms)
 
     def maybe_commit(self) -> None:
         """Figure 2, last rule for leaders: a majority holds it durably and it is of the current term (trap 1)."""
@@ -163,6 +160,8 @@ class Replication(State):
 
     def heard_from_leader(self, leader: str) -> None:
         """The current term's leader is alive (paper 5.2)."""
+        if self.role is Role.LEADER:
+            raise impossible("two leaders in one term", term=self.current_term, this=self.id, other=leader)
         if self.role is not Role.FOLLOWER or self.leader_id != leader:
             self.become_follower(self.current_term, leader, f"{leader} leads")
         self.last_leader_contact_ms = self.now_ms

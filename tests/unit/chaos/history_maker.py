@@ -22,7 +22,7 @@ def make_history(
     `values`: how many different ones there are, 0: every written value is another one.
     """
     draw = random.Random(seed)
-    free_at = {client: 0.0 for client in range(clients)}
+    free_at = dict.fromkeys(range(clients), 0.0)
     planned: list[tuple[float, int, str, str, tuple[Value, ...], float, float, bool]] = []
     for number in range(operations):
         client = min(free_at, key=lambda client: free_at[client])
@@ -30,7 +30,8 @@ def make_history(
         took = draw.expovariate(1)
         lost = draw.random() < unknown
         # One of unknown outcome may take effect long after its call, or at no time at all.
-        effect = call + draw.choice([draw.random() * took, draw.expovariate(0.05), float("inf")] if lost else [took / 2])
+        moments = [draw.random() * took, draw.expovariate(0.05), float("inf")] if lost else [took / 2]
+        effect = call + draw.choice(moments)
         new = f"v{number if values == 0 else draw.randrange(values)}"
         kind = draw.choice(kinds)
         old: Value = draw.choice([None, f"v{draw.randrange(values or number + 1)}"])

@@ -235,9 +235,19 @@ class Cluster:
         self.start(self.nodes[name])
 
     def restart_log_writer(self, node: Node, written: int = 0, torn_runs: int = 0) -> None:
+        """Consensus knows at once that it is gone; what is on disk it hears by `notify`."""
         node.disk.lose_queue(written, torn_runs)
         node.done.clear()
-        self.input(node, lambda raft: raft.on_log_writer_restarted(node.disk.log()))
+        found = node.disk.log()
+        self.input(node, lambda raft: raft.on_log_writer_lost())
+        node.done.append(lambda raft: raft.on_log_writer_restarted(found))
+
+    def restart_applier(self, node: Node) -> None:
+        """The state is gone. Consensus hears by `notify` that the new life holds none."""
+        node.applying.clear()
+        node.applied = []
+        self.input(node, lambda raft: raft.on_applier_lost())
+        node.done.append(lambda raft: raft.on_applier_restarted(0))
 
     def tick(self, *nodes: Node) -> None:
         for node in nodes or self.nodes.values():
@@ -252,7 +262,7 @@ class Cluster:
             for node in self.nodes.values():
                 if node.running and node.disk.queue and not node.disk.stalled:
                     self.complete(node)
-                    busy = True
+                busy = busy or bool(node.done)
                 self.notify(node)
                 while node.running and node.applying:
                     self.apply(node)
@@ -275,7 +285,7 @@ class Cluster:
         return False
 
     def elect(self, name: str) -> Node:
-        """Let this node's election timeout be the first to pass, wait out the others' loyalty to an older leader."""
+        """Let this node's election timeout be the first to pass; no leader may be alive."""
         node = self.nodes[name]
         least, most = SETTINGS.election_timeout_ms
         for raft in (other.raft for other in self.nodes.values() if other.raft.role is not Role.LEADER):

@@ -101,7 +101,8 @@ def test_a_follower_takes_no_read_and_a_deposed_leader_refuses_those_it_has() ->
     assert leader.refused == ["in a round", "waiting"] and not leader.answers
     cluster.heal()
     cluster.run(2 * SETTINGS.election_timeout_ms[1])
-    leader = cluster.elect("n1")
+    cluster.input(cluster.leader(), lambda raft: raft.transfer_leadership("n1"))
+    cluster.run(200)
     cluster.read(leader, "as leader again")
     cluster.run(200)
     assert [context for _, context in leader.answers] == ["as leader again"], "what was refused is not answered too"

@@ -220,8 +220,8 @@ def test_a_new_state_machine_is_fed_from_disk(monkeypatch: pytest.MonkeyPatch) -
         cluster.propose(cluster["n1"], b"%d" % number)
         cluster.settle()
     node = cluster["n1"]
-    before, node.applied = node.applied, []
-    cluster.input(node, lambda raft: raft.on_applier_restarted(0))
+    before = list(node.applied)
+    cluster.restart_applier(node)
     cluster.settle()
     assert node.applied == before and len(before) == 51
 
@@ -263,9 +263,8 @@ def test_a_new_state_machine_gets_everything_though_its_predecessor_died_with_a_
     cluster.complete(node)
     cluster.notify(node)
     assert len(node.applying) == 4, "no more runs under way than that"
-    node.applying.clear()
-    node.applied = []
-    cluster.input(node, lambda raft: raft.on_applier_restarted(0))
+    cluster.restart_applier(node)
+    assert not node.applying, "nothing is handed on before it has said what it holds"
     cluster.settle()
     assert len(node.applied) == 10
 

@@ -83,17 +83,41 @@ def test_a_refusal_in_the_pipeline_goes_back_to_probing() -> None:
     assert progress.rejected(6, 6)
     assert (progress.state, progress.next_index) == (ProgressState.PROBE, 6)
     progress.matched(7, 0)
-    assert progress.next_index == 8 and progress.stuck_for_ms(9_999) == 0, "the window was emptied"
+    progress.retry_if_overdue(9_999, 50)
+    assert progress.next_index == 8 and progress.state is ProgressState.REPLICATE, "the window was emptied"
 
 
-def test_it_is_stuck_when_messages_have_no_answer_not_when_there_are_none() -> None:
+def test_the_pipeline_is_sent_again_when_it_had_no_answer_for_three_heartbeats() -> None:
     progress = replicating()
-    assert progress.stuck_for_ms(1_000) == 0
+    progress.retry_if_overdue(1_000, 50)
+    assert progress.state is ProgressState.REPLICATE, "nothing was on its way"
     progress.sent(6, 10, 1_000)
     progress.sent(7, 10, 1_100)
-    assert progress.stuck_for_ms(1_200) == 200
-    progress.matched(6, 1_200)
-    assert progress.stuck_for_ms(1_250) == 50
+    progress.retry_if_overdue(1_149, 50)
+    assert progress.state is ProgressState.REPLICATE
+    progress.matched(6, 1_150)
+    progress.retry_if_overdue(1_299, 50)
+    assert progress.state is ProgressState.REPLICATE, "there was progress meanwhile"
+    progress.retry_if_overdue(1_300, 50)
+    assert (progress.state, progress.next_index) == (ProgressState.PROBE, 7)
+
+
+def test_a_probe_is_sent_again_ever_less_often_from_where_it_was() -> None:
+    progress = Progress(7, now_ms=0)
+    now_ms = 0
+    waits = []
+    for _ in range(6):
+        progress.sent(7, 0, now_ms)
+        sent_ms = now_ms
+        while not progress.may_send():
+            now_ms += 25
+            progress.retry_if_overdue(now_ms, 50)
+        waits.append(now_ms - sent_ms)
+        assert progress.next_index == 8
+    assert waits == [25, 50, 100, 200, 400, 400]
+    progress.sent(7, 0, now_ms)
+    progress.matched(7, now_ms)
+    assert progress.retries == 0
 
 
 INPUTS = st.one_of(

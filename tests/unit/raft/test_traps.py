@@ -167,6 +167,8 @@ def test_trap_07_what_a_killed_log_writer_had_not_written_is_written_again_term_
     cluster.deliver(Packet("n2", "n3", RequestVote(2, 1, 1, False, False)))
     cluster.deliver(Packet("n2", "n3", AppendEntries(2, 1, 1, 1, (command(2),))))
     cluster.restart_log_writer(node)
+    assert not node.disk.queue, "nothing is written before it has said what it holds"
+    cluster.notify(node)
     assert not cluster.network, "the replies that waited are lost, not released"
     cluster.deliver(Packet("n2", "n3", Heartbeat(2, 1, 0)))
     assert not cluster.network
