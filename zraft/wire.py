@@ -20,6 +20,7 @@ CLIENT_VERSION = 1
 PEER_VERSION = 1
 MAX_FRAME_BYTES = 8 * 1024 * 1024
 MAX_REQUESTS_PER_FRAME = 1024
+MAX_ARRAY = 16 * 1024  # elements; a run of log entries has fewer (raft.log.MAX_RUN_BYTES)
 
 packb = msgpack.packb
 unpackb = msgpack.unpackb
@@ -29,10 +30,12 @@ class WireError(ZraftError):
     """A frame that is not what it should be. The message says in a few words what is wrong."""
 
 
-def _unpack(frame: bytes) -> Any:
-    """Decode one msgpack value, tuples for arrays. Raises WireError for anything that is none."""
+def _unpack(frame: bytes, max_array: int = MAX_ARRAY) -> Any:
+    """Decode one msgpack value, tuples for arrays. Raises WireError for anything that is none.
+
+    max_array: msgpack makes room for as many elements as an array claims to have, at each level of nesting."""
     try:
-        return unpackb(frame, use_list=False, raw=False)
+        return unpackb(frame, use_list=False, raw=False, max_array_len=max_array, max_map_len=0, max_ext_len=0)
     except Exception as error:  # msgpack raises half a dozen unrelated classes for bad input
         raise WireError(f"not msgpack: {type(error).__name__}") from None
 

@@ -22,7 +22,7 @@ from zraft.messages import (
     StatusRequest,
     TransferLeadership,
 )
-from zraft.wire import ReplyStatus, RequestKind, WireError, pack_replies, unpack_requests
+from zraft.wire import MAX_REQUESTS_PER_FRAME, ReplyStatus, RequestKind, WireError, pack_replies, unpack_requests
 
 MAX_COMMAND_BYTES = 1_100_000  # a largest key and value, and what frames them
 MAX_PENDING = 100_000  # requests without an answer, over all clients; past it: BUSY
@@ -207,13 +207,13 @@ class Frontend(Actor):
                 self.send_replies(connection, replies)
 
     def send_replies(self, connection: bytes, replies: list[tuple[int, int, bytes]]) -> None:
-        """In frames of some REPLY_FRAME_BYTES."""
+        """In frames of some REPLY_FRAME_BYTES, and of no more replies than a frame has requests."""
         size, start = 0, 0
-        for position, reply in enumerate(replies):
+        for position, reply in enumerate(replies, 1):
             size += len(reply[2])
-            if size > REPLY_FRAME_BYTES:
-                self.port.send(connection, pack_replies(self.life, replies[start : position + 1]))
-                size, start = 0, position + 1
+            if size > REPLY_FRAME_BYTES or position - start == MAX_REQUESTS_PER_FRAME:
+                self.port.send(connection, pack_replies(self.life, replies[start:position]))
+                size, start = 0, position
         if start < len(replies):
             self.port.send(connection, pack_replies(self.life, replies[start:]))
 

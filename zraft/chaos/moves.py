@@ -69,7 +69,7 @@ class _Labels:
     them apart, and what is of unknown outcome and wrote one of them stands in for any other that did."""
 
     def __init__(self, operations: Iterable[Operation]) -> None:
-        self._asked: set[Value] = {None, ""}
+        self._asked: set[Value] = set()
         self._beginnings = False
         for operation in operations:
             if operation.op == "cas":
@@ -113,8 +113,7 @@ def _observer_of(operation: Operation, held: Value) -> Move:
 def _set(operation: Operation, label: _Label) -> Move:
     new = label(operation.args[0])
     move = Move(operation, lambda value: new, new)
-    move.overwrites = True
-    move.hides = not move.optional
+    move.overwrites = move.hides = True
     return move
 
 

@@ -307,9 +307,8 @@ def _take(this: _Round, move: Move, value: Value, done: int, bonus: int, path: P
     if not move.optional:
         done |= move.bit
     if move.overwrites:
-        # Any set under way can have come just before, seen by nobody. Not the one that is about to return: that order,
-        # shortened so that it ends with the set, is tried anyway.
-        bonus |= this.sets & ~done & ~this.returning.bit
+        # Any set under way can have come just before, seen by nobody.
+        bonus |= this.sets & ~done
     for observer in this.observers:
         if not bonus & observer.bit and observer.step(value) is not ILLEGAL:
             bonus |= observer.bit

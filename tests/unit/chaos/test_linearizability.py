@@ -79,6 +79,10 @@ YES, NO = Verdict.LINEARIZABLE, Verdict.NOT_LINEARIZABLE
                *(ok(t, t + 1, "cas", "a", "b", result=True) for t in (2, 4))]),
         (YES, [unknown(0, "get"), unknown(0, "delete"), ok(1, 2, "set", "a"), ok(3, 4, "get", result=None)]),
         (YES, [unknown(0, "append", "b"), ok(1, 2, "append", "a", result="a"), ok(3, 4, "get", result="ab")]),
+        (YES, [unknown(0, "append", "b"), unknown(0, "append", "a"), ok(1, 2, "get", result="ab")]),
+        (YES, [unknown(0, "append", "b"), unknown(0, "set", "a"), ok(1, 2, "get", result="ab")]),
+        (YES, [unknown(0, "append", "b"), ok(0, 3, "set", "a"), ok(1, 2, "get", result="ab")]),
+        (NO, [ok(0, 1, "set", 1), ok(2, 3, "get", result=1), ok(4, 5, "append", "x", result="1x")]),
         # Without effect.
         (NO, [replace(ok(0, 1, "set", "a"), outcome="fail"), ok(2, 3, "get", result="a")]),
         (YES, [replace(ok(0, 1, "set", "a"), outcome="fail"), ok(2, 3, "get", result=None)]),
@@ -141,16 +145,19 @@ def small_histories(draw: st.DrawFn) -> list[Operation]:
             result = draw(st.booleans())
         lost = draw(st.integers(0, 3)) == 0
         if lost:
-            history.append(Operation(number, op, "k", args, None, call, None, "unknown"))
+            given_up = draw(st.sampled_from([None, ret]))
+            history.append(Operation(number, op, "k", args, None, call, given_up, "unknown"))
         else:
             history.append(Operation(number, op, "k", args, result, call, ret, "ok"))
     return history
 
 
 @given(small_histories())
-@settings(deadline=None, derandomize=True, max_examples=1500)
+@settings(deadline=None, derandomize=True, max_examples=600)
 def test_the_verdict_is_that_of_trying_every_order(history: list[Operation]) -> None:
-    assert (verdict(*history) is YES) == every_order(history)
+    report = check(history, stopped, 1.0)
+    assert (report.verdict is YES) == every_order(history)
+    check_failure(history, report)
 
 
 @given(st.integers(0, 10**9), st.integers(2, 5), st.sampled_from([0, 1, 3]), st.data())
@@ -189,6 +196,12 @@ def check_failure(history: list[Operation], report: Report) -> None:
         if each is not failure.operation
     ]
     assert every_order(opened), "without the operation it does not"
+    assert len(set(failure.order)) == len(failure.order)
+    for each in failure.prefix:
+        if each.outcome == "unknown":
+            assert each in failure.window
+        elif each.outcome == "ok" and each.ret is not None and each.ret < end and each in failure.window:
+            assert each in failure.order, "it had returned: the order has to explain it"
     assert set(failure.order) <= set(failure.window) <= set(failure.prefix)
     assert any(explains(failure.order, value) for value in failure.values if value != UNASKED) or (
         UNASKED in failure.values
@@ -199,7 +212,8 @@ def check_failure(history: list[Operation], report: Report) -> None:
 def explains(order: tuple[Operation, ...], value: Value) -> bool:
     for place, each in enumerate(order):
         result, after = execute(each.op, each.args, value)
-        if each.outcome == "ok" and each.op != "set" and each.result != result:
+        not_known = each.op == "set" or (each.op == "append" and each.result is None)
+        if each.outcome == "ok" and not not_known and each.result != result:
             return False
         if any(later.ret is not None and later.ret < each.call for later in order[place:] if later.outcome == "ok"):
             return False
@@ -315,6 +329,15 @@ def test_a_failure_is_explained_from_the_last_quiet_moment_on() -> None:
         "an order that explains all that had returned before:",
         "  none",
     ]
+
+
+def test_what_was_given_up_before_the_quiet_moment_can_be_in_the_order_after_it() -> None:
+    lost = unknown(0, "set", "a", ret=1)
+    seen = ok(4.5, 5, "get", result="a")
+    history = [lost, ok(2, 3, "get", result=None), ok(4, 6, "set", "b"), seen, ok(5.2, 5.5, "get", result="x")]
+    failure = check(history, stopped, 1.0).failure
+    assert failure is not None
+    assert (failure.since, failure.values, failure.order) == (3, (None,), (lost, seen))
 
 
 def test_long_lists_are_cut_in_the_explanation_and_not_in_the_failure() -> None:
