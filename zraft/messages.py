@@ -269,8 +269,9 @@ class StatusReply(NamedTuple):
 
 
 class KillRequest(NamedTuple):
-    """frontend -> supervisor, where the config says chaos: kill that actor at its boundary-th mailbox, send or I/O
-    boundary from now (0: between two messages). Lost: the operator sees no new incarnation. Answer: Replies."""
+    """frontend -> supervisor, where the config says chaos: kill that actor now, between two messages (boundary 0), or
+    at a mailbox, send or I/O boundary after it has passed `boundary` others. Lost: the operator sees no new
+    incarnation. Answer: Replies."""
 
     token: int
     actor: str

@@ -49,6 +49,34 @@ def eventually(what: str, condition: Callable[[], Any], seconds: float = START_S
         time.sleep(POLL_SECONDS)
 
 
+class Connection:
+    """A client's connection that follows no redirect and repeats nothing. A context manager."""
+
+    def __init__(self, context: zmq.Context[Any], endpoint: str) -> None:
+        self._endpoint = endpoint
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.linger = 0
+        self._socket.connect(endpoint)
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._socket.close()
+
+    def send(self, kind: int, body: bytes) -> None:
+        """One request."""
+        self._socket.send(msgpack.packb([1, [[1, kind, body]]]))
+
+    def receive(self, seconds: float = STATUS_SECONDS) -> tuple[int, bytes]:
+        """The next answer: (ReplyStatus, body). Raises NoAnswer."""
+        if not self._socket.poll(int(seconds * 1000)):
+            raise NoAnswer(f"{self._endpoint} does not answer")
+        version, _, [[request_id, status, answer]] = msgpack.unpackb(self._socket.recv())
+        assert (version, request_id) == (1, 1)
+        return status, answer
+
+
 class Node:
     """One node: its configuration, and its process while one runs."""
 
@@ -127,20 +155,15 @@ class Node:
 
     # --- asking it
 
+    def connect(self) -> Connection:
+        """A connection to its client port."""
+        return Connection(self._context, self.endpoint)
+
     def ask(self, kind: int, body: bytes = b"", seconds: float = STATUS_SECONDS) -> tuple[int, bytes]:
         """One request over a connection of its own: (ReplyStatus, body). Raises NoAnswer."""
-        socket = self._context.socket(zmq.DEALER)
-        try:
-            socket.linger = 0
-            socket.connect(self.endpoint)
-            socket.send(msgpack.packb([1, [[1, kind, body]]]))
-            if not socket.poll(int(seconds * 1000)):
-                raise NoAnswer(f"{self.name} does not answer")
-            version, _, [[request_id, status, answer]] = msgpack.unpackb(socket.recv())
-            assert (version, request_id) == (1, 1)
-            return status, answer
-        finally:
-            socket.close()
+        with self.connect() as connection:
+            connection.send(kind, body)
+            return connection.receive(seconds)
 
     def status(self, seconds: float = STATUS_SECONDS) -> dict[str, Any]:
         """What it says of itself. Asked again now and then, for a question dies with its frontend. Raises NoAnswer."""

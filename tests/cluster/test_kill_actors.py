@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 
 import pytest
 from cluster import ACTORS, CHAOS, Cluster, Node, eventually
 from workload import Workload
+
+from zraft import Client
 
 MID_HANDLER = (1, 2, 3, 5)
 """Boundaries (of mailbox, send and I/O) that the actor still passes before it dies."""
@@ -51,6 +54,18 @@ def test_all_actors_of_one_node_die_at_once(shared_cluster: Cluster) -> None:
             eventually("all live again", lambda node=node, after=after: node.incarnations() == after)
             work.wait_for(50)
     work.check(shared_cluster)
+
+
+def test_the_applier_dies_while_it_is_given_the_log_again(cluster: Cluster) -> None:
+    """From disk, for the log is longer than what memory keeps of it: nothing read for a dead one reaches the next."""
+    with Client(cluster.endpoints, timeout=20.0) as client:
+        for number in range(100):
+            client.set(f"large/{number % 10}", str(number) * 100_000)
+    node = cluster.followers()[0]
+    for kill in range(40):
+        node.kill_actor("applier", 1 + kill % 8)
+        time.sleep(0.02)
+    cluster.wait_converged()
 
 
 def test_many_kills_in_a_row_stop_no_node(shared_cluster: Cluster) -> None:

@@ -65,6 +65,25 @@ class FakePort:
         self.peers = dict(peers)
 
 
+class FakeTcpPort(FakePort):
+    """Stands for `zraft.bus.tcp_port`: frames are (connection number, bytes). `finished`: those the actor closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.finished: list[int] = []
+        self.gone: set[int] = set()
+        self.drops = 0
+
+    def finish(self, number: int) -> None:
+        self.finished.append(number)
+
+    def is_open(self, number: int) -> bool:
+        return number not in self.finished and number not in self.gone
+
+    def drop_all(self) -> None:
+        self.drops += 1
+
+
 class FakeContext:
     """A `Context`. Without `post` what is sent is recorded in `sent`; `kill(k)`: dies at the boundary after k others.
 
@@ -108,6 +127,10 @@ class FakeContext:
 
     def kill(self, boundaries: int) -> None:
         self._dies_after = self.boundaries + boundaries
+
+    def spare(self) -> None:
+        """Take a kill back."""
+        self._dies_after = None
 
     def now_ms(self) -> int:
         return self.clock.now_ms

@@ -14,6 +14,8 @@ from zraft.messages import Applied, Apply, EntryKind, ReadAt, Recover, Replies
 from zraft.statemachine.machine import StateMachine
 from zraft.wire import ReplyStatus, unpack_entries
 
+MAX_ANSWER_BYTES = 4 * 1024 * 1024  # to reads in one batch; then the others get a turn
+
 _COMMAND = int(EntryKind.COMMAND)
 _OK = int(ReplyStatus.OK)
 
@@ -28,6 +30,7 @@ class Applier(Actor):
         self.machine = StateMachine()
         self.waiting_reads: deque[tuple[int, int, bytes]] = deque()  # (read_index, token, query)
         self.replies: list[tuple[int, int, bytes]] = []
+        self.answer_bytes = 0  # to reads, in this batch
         self.announced = -1
         self.handlers |= {Recover: self.on_recover, Apply: self.on_apply, ReadAt: self.on_read_at}
 
@@ -60,14 +63,24 @@ class Applier(Actor):
         self.answer_reads()
 
     def answer_reads(self) -> None:
-        """Those whose index is applied; they are in the order of their indices."""
+        """Those whose index is applied; they are in the order of their indices. Many large ones in several batches."""
         machine, waiting = self.machine, self.waiting_reads
         while waiting and waiting[0][0] <= machine.last_applied:
+            if self.answer_bytes > MAX_ANSWER_BYTES:
+                self.wakeup_ms = 0  # at once, but after this batch
+                return
             _, token, query = waiting.popleft()
-            self.replies.append((token, _OK, machine.query(query)))
+            result = machine.query(query)
+            self.answer_bytes += len(result)
+            self.replies.append((token, _OK, result))
+
+    def on_wakeup(self, now_ms: int) -> None:
+        """Go on with the reads."""
+        self.answer_reads()
 
     def end_batch(self) -> None:
         """One message to each."""
+        self.answer_bytes = 0
         if self.replies:
             replies, self.replies = tuple(self.replies), []
             self.context.send("frontend", Replies(replies))

@@ -15,7 +15,6 @@ from zraft.bus.ports import Listen, PortInUse
 
 READ_BYTES = 64 * 1024
 MAX_CONNECTIONS = 256  # more wait in the kernel's queue until one ends
-GONE = (ConnectionError, TimeoutError)
 
 
 class _Connection:
@@ -66,7 +65,9 @@ class TcpPort:
             if events & selectors.EVENT_WRITE:
                 self._flush(number, connection)
             if events & selectors.EVENT_READ and number in self._connections:
-                frames.append((number, self._read(number, connection)))
+                data = self._read(number, connection)
+                if data is not None:
+                    frames.append((number, data))
         return frames
 
     def send(self, number: int, data: bytes) -> bool:
@@ -115,10 +116,13 @@ class TcpPort:
         if len(self._connections) >= MAX_CONNECTIONS:
             self._selector.unregister(self._listener)
 
-    def _read(self, number: int, connection: _Connection) -> bytes:
+    def _read(self, number: int, connection: _Connection) -> bytes | None:
+        """None: nothing is there after all. A connection that fails, in whatever way, is gone; the node goes on."""
         try:
             data = connection.socket.recv(READ_BYTES)
-        except GONE:
+        except BlockingIOError:
+            return None
+        except OSError:
             self._drop(number)
             return b""
         if not data:
@@ -133,7 +137,7 @@ class TcpPort:
                 connection.outgoing = connection.outgoing[sent:]
         except BlockingIOError:
             pass
-        except GONE:
+        except OSError:
             self._drop(number)
             return
         if connection.close_when_sent and not connection.outgoing:

@@ -202,8 +202,10 @@ class Raft(Elections):
             progress.reading = False
 
     def on_applier_lost(self) -> None:
-        """It began a new life: nothing is handed to it before it has said what it holds."""
+        """It began a new life: nothing is handed to it before it has said what it holds; what was read from disk for
+        the old life, earlier in this batch, neither."""
         self.applier_known = False
+        self.output.apply.clear()
 
     def on_applier_restarted(self, applied: int) -> None:
         """It holds the state up to applied; the rest is handed to it again."""

@@ -1,7 +1,8 @@
 """A cluster of FakeNodes with the real actors, in one thread and virtual time, and a client that never stops writing.
 
-Checked at every step: what a node says to a peer about its vote and its log is on its disk already; two nodes never
-have different states at the same index. `Writer.check` and `Cluster.check_equal_states` judge the end.
+Checked at every step: what a node says to a peer about its vote and its log is on its disk already; no node votes twice
+in a term; a term has one leader; two nodes never have different states at the same index. `Writer.check` and
+`Cluster.check_equal_states` judge the end.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from fake_bus import ActorPlace, Clock, FakeNode, FakePort
+from fake_bus import ActorPlace, Clock, FakeNode, FakePort, FakeTcpPort
 from memory_disk import MemoryDisk
 
 from zraft.actors.applier import Applier
@@ -26,7 +27,7 @@ from zraft.actors.transport import Transport
 from zraft.client import requests
 from zraft.client.core import ClientCore
 from zraft.errors import Unavailable
-from zraft.messages import AppendReply, VoteReply
+from zraft.messages import AppendReply, RequestVote, VoteReply
 from zraft.raft import Address, Membership, Role, Settings
 from zraft.statemachine.codec import Query, decode_result, encode_query
 from zraft.storage import WriteAheadLog
@@ -54,7 +55,7 @@ class ClusterNode(FakeNode):
         own_first = [endpoint(name), *(endpoint(node) for node in cluster.names if node != name)]
         self.clients = FakePort(partial(cluster.to_client, name))
         self.peers = FakePort(partial(cluster.to_peer, self))
-        self.lines = FakePort()
+        self.lines = FakeTcpPort()
         self.as_client = FakePort(lambda to, frame: cluster.to_node(to, f"json of {name}".encode(), frame))
         places = {
             "log_writer": ActorPlace(lambda c: LogWriter(c, partial(self._open_log, c.boundary))),
@@ -113,6 +114,8 @@ class Cluster:
         self.hash_at: dict[int, str] = {}
         self.writers: dict[bytes, Writer] = {}
         self.broken_promises: list[str] = []
+        self.votes: dict[tuple[str, int], str] = {}  # (voter, term) -> for whom
+        self.leaders: dict[int, str] = {}  # by term
         self.nodes = {name: ClusterNode(name, self) for name in self.names}
 
     # --- the network
@@ -124,14 +127,17 @@ class Cluster:
     def to_peer(self, sender: ClusterNode, receiver: str, frame: bytes) -> None:
         for body in unpack_peer_frame(frame).bodies:
             try:
-                check_promise(sender, receiver, unpack_peer(body))
+                message = unpack_peer(body)
+                check_promise(sender, receiver, message)
+                self.check_vote(sender, receiver, message)
             except AssertionError as error:  # it must not pass for a death of transport
                 self.broken_promises.append(str(error))
-        self._later(partial(self.nodes[receiver].peers.inbox.append, frame))
+        if receiver in self.nodes:
+            self._later(partial(self.nodes[receiver].peers.inbox.append, frame))
 
     def to_node(self, to: str, connection: bytes, frame: bytes) -> None:
         for name in self.names:
-            if endpoint(name) == to:
+            if endpoint(name) == to and name in self.nodes:
                 self._later(partial(self.nodes[name].clients.inbox.append, (connection, frame)))
 
     def to_client(self, sender: str, connection: bytes, frame: bytes) -> None:
@@ -154,6 +160,8 @@ class Cluster:
             who_where[0].step(who_where[1])
             if who_where[1] == "applier":
                 self.check_state(who_where[0])
+            elif who_where[1] == "consensus":
+                self.check_leader(who_where[0])
             return
         times = [node.next_wakeup_ms() for node in self.nodes.values() if not node.ended]
         times += [writer.wakeup_ms for writer in self.writers.values()]
@@ -202,11 +210,31 @@ class Cluster:
     def check_state(self, node: ClusterNode) -> None:
         machine = node.machine
         if machine is not None and machine.last_applied:
+            assert node.log is not None
+            assert machine.last_applied <= node.log.last_index, f"{node.name} applied what is not on its disk"
             first = self.hash_at.setdefault(machine.last_applied, machine.state_hash)
             assert machine.state_hash == first, f"{node.name} differs at index {machine.last_applied}"
 
+    def check_vote(self, sender: ClusterNode, receiver: str, message: Any) -> None:
+        """One vote a term, whatever lives the voter had in it (paper 5.2)."""
+        if type(message) is VoteReply and message.granted and not message.pre_vote:
+            candidate = receiver
+        elif type(message) is RequestVote and not message.pre_vote:
+            candidate = sender.name
+        else:
+            return
+        first = self.votes.setdefault((sender.name, message.term), candidate)
+        assert first == candidate, f"{sender.name} votes for {first} and for {candidate} in term {message.term}"
+
+    def check_leader(self, node: ClusterNode) -> None:
+        """One leader a term (election safety, paper figure 3)."""
+        raft = node.raft
+        if raft is not None and raft.role is Role.LEADER:
+            first = self.leaders.setdefault(raft.current_term, node.name)
+            assert first == node.name, f"{first} and {node.name} lead term {raft.current_term}"
+
     def check_equal_states(self) -> None:
-        """Soon all nodes have applied the same and are equal."""
+        """Soon all nodes have applied the same and are equal; time passes for each, and none died but on request."""
 
         def settled() -> bool:
             applied = {node.machine and node.machine.last_applied for node in self.nodes.values()}
@@ -214,7 +242,9 @@ class Cluster:
 
         self.run_until(settled)
         assert len({node.machine.state_hash for node in self.nodes.values()}) == 1
+        self.run_for(2 * Settings().heartbeat_ms)
         for node in self.nodes.values():
+            assert self.clock.now_ms - node.raft.now_ms <= Settings().heartbeat_ms, f"{node.name}'s clock stands still"
             assert not node.deaths(), f"{node.name}: {node.deaths()}"
             assert node.supervisor.exit_status is None, node.supervisor.exit_reason
 
@@ -251,6 +281,7 @@ class Writer:
         self.ack_times: list[int] = []
         self.running = True
         self.open_calls = 0
+        self.open_status = False  # at most one is asked for, so that a node that is gone does not hold the rest up
         cluster.writers[self.name] = self
 
     @property
@@ -277,14 +308,15 @@ class Writer:
         self.wakeup_ms = None if wakeup is None else max(int(wakeup * 1000), self.cluster.clock.now_ms) + 1
 
     def _submit(self, now: float) -> None:
-        self.open_calls += 1
         total = self.submitted.total()
         key = self.keys[total % len(self.keys)]
         dice = self.cluster.rng.random()
-        if dice < 0.3:
-            node = self.cluster.rng.choice(self.cluster.names)
+        if dice < 0.3 and not self.open_status:
+            self.open_status = True
+            node = self.cluster.rng.choice(list(self.cluster.nodes))
             self.core.submit(requests.status(), now + 1, partial(self._on_status, node), endpoint(node))
             return
+        self.open_calls += 1
         if dice < 0.5:
             done = partial(self._on_read, key, self.acknowledged[key])
             self.core.submit(requests.get_entry(key), now + 60, done)
@@ -310,7 +342,7 @@ class Writer:
             self.errors.append(AssertionError(f"read version {version} of {key!r} after {at_least} acknowledged"))
 
     def _on_status(self, node: str, report: Any, error: Exception | None) -> None:
-        self.open_calls -= 1
+        self.open_status = False
         if isinstance(error, Unavailable):
             return  # it is not asked twice where the first copy may have been lost with a frontend
         if error is not None or report["node"] != node or set(report["actors"]) != set(ACTORS):
@@ -319,7 +351,7 @@ class Writer:
     def finish(self, within_ms: int = 5_000) -> None:
         """Submit no more and wait for the answers."""
         self.running = False
-        self.cluster.run_until(lambda: not self.open_calls, within_ms)
+        self.cluster.run_until(lambda: not self.open_calls and not self.open_status, within_ms)
 
     def longest_gap_ms(self) -> int:
         """The longest time without an acknowledged write."""

@@ -140,3 +140,19 @@ def test_status(scene: Scene) -> None:
     state_hash = scene.actor.machine.state_hash
     fields = {"last_applied": 2, "revision": 1, "state_hash": state_hash, "keys": 1, "sessions": 1}
     assert (to, reply) == ("consensus", StatusReply(3, fields))
+
+
+def test_many_large_reads_are_answered_in_slices_so_that_others_get_a_turn(scene: Scene) -> None:
+    value = bytes(1_000_000)
+    scene.say(entries(1, None, OPEN, put(2, 1, value)))
+    reads = tuple((token, GET_K) for token in range(12))
+    [(to, replies)] = scene.say(ReadAt(3, reads))
+    assert to == "frontend" and 4 <= len(replies.replies) <= 6
+    answered = [token for token, _, _ in replies.replies]
+    while scene.actor.wakeup_ms is not None:
+        scene.actor.wakeup_ms = None
+        scene.actor.on_wakeup(0)
+        scene.actor.end_batch()
+        [(to, replies)] = scene.context.taken()
+        answered += [token for token, _, _ in replies.replies]
+    assert answered == list(range(12))

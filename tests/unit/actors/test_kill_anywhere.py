@@ -11,6 +11,9 @@ from random import Random
 import pytest
 from fake_cluster import ACTORS, Cluster, ClusterNode, Writer
 
+from zraft.messages import StopRequest
+from zraft.raft import Role
+
 SERVES_AGAIN_MS = 1_000
 ROLES = ("leader", "follower")
 
@@ -42,19 +45,29 @@ def kill_under_load(role: str, actor: str, boundary: int, seed: object) -> None:
     assert writer.longest_gap_ms() < SERVES_AGAIN_MS
 
 
+NO_GATEWAY = [name for name in ACTORS if name != "json_gateway"]  # it has lines of its own, below
+
+
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("actor", [name for name in ACTORS if name != "json_gateway"])
-def test_kill_at_each_boundary_under_load(actor: str, role: str) -> None:
-    for boundary in range(12):
+@pytest.mark.parametrize("actor", NO_GATEWAY)
+def test_kill_at_boundaries_under_load(actor: str, role: str) -> None:
+    for boundary in (*range(9), 13, 29, 47):
         kill_under_load(role, actor, boundary, boundary)
-    for boundary in range(12, 200, 17):
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("actor", NO_GATEWAY)
+def test_kill_at_each_of_the_first_boundaries_under_load(actor: str, role: str) -> None:
+    for boundary in range(10, 250):
         kill_under_load(role, actor, boundary, boundary)
 
 
 @pytest.mark.parametrize("actor", ACTORS)
 def test_kill_at_each_boundary_of_the_first_life(actor: str) -> None:
     """From the very start: no leader, no cluster id, half of the actors not there yet."""
-    for boundary in range(14):
+    for boundary in range(12):
         kill_at_birth(actor, {(actor, 1): boundary})
 
 
@@ -71,7 +84,16 @@ def kill_at_birth(actor: str, plan: dict[tuple[str, int], int]) -> None:
 @pytest.mark.parametrize("actor", ("consensus", "log_writer", "applier", "transport", "frontend"))
 def test_kill_while_another_recovers(actor: str, role: str) -> None:
     """Two deaths at once or one after the other, in any order: each restart meets a neighbour that is new as well."""
-    for seed in range(12):
+    for seed in range(8):
+        kill_two(actor, role, seed)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("actor", ("consensus", "log_writer", "applier", "transport", "frontend"))
+def test_kill_while_another_recovers_many_times(actor: str, role: str) -> None:
+    for seed in range(8, 200):
         kill_two(actor, role, seed)
 
 
@@ -87,3 +109,127 @@ def kill_two(actor: str, role: str, seed: int) -> None:
     node.kill(second, dice.randrange(8))
     cluster.run_until(lambda: node.slots[actor].deaths)
     serve_and_check(cluster, writer, more=30)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_kills_during_elections(seed: int) -> None:
+    kill_during_elections(seed)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_kills_during_many_elections() -> None:
+    for seed in range(10, 200):
+        kill_during_elections(seed)
+
+
+def kill_during_elections(seed: int) -> None:
+    """Candidates and voters forget everything but what is on their disks: still no two votes, no two leaders a term."""
+    dice = Random(f"elections {seed}")
+    cluster = Cluster(f"elections {seed}")
+    writer = Writer(cluster, window=2)
+    cluster.elect()
+    for _ in range(8):
+        for node in cluster.nodes.values():
+            if node.raft is not None and node.raft.role is Role.LEADER:
+                node.kill("consensus")
+            elif dice.random() < 0.7:
+                node.kill(dice.choice(("consensus", "consensus", "log_writer", "transport")), dice.randrange(60))
+        cluster.run_for(dice.randrange(100, 400))
+    cluster.run_until(lambda: all(node.raft is not None for node in cluster.nodes.values()))
+    for node in cluster.nodes.values():
+        for slot in node.slots.values():
+            if slot.context is not None:
+                slot.context.spare()
+    cluster.elect()
+    serve_and_check(cluster, writer)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("actor", NO_GATEWAY)
+def test_a_thread_that_ends_takes_its_actor_along_and_both_come_back(actor: str, role: str) -> None:
+    cluster = Cluster(f"thread {actor}")
+    node = pick(cluster, role)
+    writer = Writer(cluster, window=3)
+    cluster.run_until(lambda: writer.writes >= 3)
+    node.break_thread(actor)
+    cluster.run_until(lambda: node.threads_started and node.slots[actor].actor is not None)
+    node.slots[actor].deaths.clear()  # "thread ... ended" is the one that is meant
+    serve_and_check(cluster, writer)
+    assert node.supervisor.incarnations[actor] == 2
+
+
+@pytest.mark.parametrize("boundary", range(8))
+def test_kill_the_gateway_that_people_send_lines_to(boundary: int) -> None:
+    cluster = Cluster(boundary)
+    node = pick(cluster, "follower")
+    line = b'{"op":"set","key":"k","value":"v"}\n'
+    node.lines.inbox.append((1, line))
+    cluster.run_until(lambda: node.lines.sent)
+    assert b'"ok": true' in node.lines.sent.pop()[1]
+    node.kill("json_gateway", boundary)
+    for number in range(2, 6):  # each sends a line; those whose connection the new life ends try again
+        node.lines.inbox.append((number, line))
+        cluster.run_for(20)
+    cluster.run_until(lambda: node.slots["json_gateway"].actor is not None and node.slots["json_gateway"].deaths)
+    node.lines.inbox.append((9, line))
+    cluster.run_until(lambda: any(number == 9 and b'"ok": true' in data for number, data in node.lines.sent))
+    cluster.check_equal_states()
+
+
+def test_a_clean_end_hands_leadership_over_and_the_others_go_on() -> None:
+    cluster = Cluster("clean end")
+    node = pick(cluster, "leader")
+    writer = Writer(cluster, window=3)
+    cluster.run_until(lambda: writer.writes >= 10)
+    node.tell_supervisor("main", StopRequest("SIGTERM"))
+    cluster.run_until(lambda: node.ended)
+    assert (node.supervisor.exit_status, node.supervisor.exit_reason) == (0, "SIGTERM")
+    assert not node.disk.locks
+    del cluster.nodes[node.name]
+    target = writer.writes + 20
+    cluster.run_until(lambda: writer.writes >= target)
+    writer.finish()
+    cluster.check_equal_states()
+    writer.check()
+    assert writer.longest_gap_ms() < 500, "nobody waited for an election timeout"
+
+
+def test_a_disk_that_fails_stops_its_node_and_the_others_go_on() -> None:
+    cluster = Cluster("broken disk")
+    node = pick(cluster, "leader")
+    writer = Writer(cluster, window=3)
+    cluster.run_until(lambda: writer.writes >= 10)
+
+    def broken(operation: str) -> None:
+        if operation == "sync":
+            raise OSError(5, "broken")
+
+    node.disk.before = broken
+    cluster.run_until(lambda: node.ended)
+    assert node.supervisor.exit_status == 1
+    assert "log_writer" in node.supervisor.exit_reason and "check the disk" in node.supervisor.exit_reason
+    del cluster.nodes[node.name]
+    target = writer.writes + 20
+    cluster.run_until(lambda: writer.writes >= target)
+    writer.finish()
+    cluster.check_equal_states()
+    writer.check()
+
+
+def test_a_full_disk_costs_the_leadership_and_nothing_else() -> None:
+    cluster = Cluster("full disk")
+    node = pick(cluster, "leader")
+    writer = Writer(cluster, window=3)
+    cluster.run_until(lambda: writer.writes >= 10)
+
+    def full(operation: str) -> None:
+        if operation == "write":
+            raise OSError(28, "no space")
+
+    node.disk.before = full
+    cluster.run_until(lambda: cluster.leader() not in (None, node))
+    target = writer.writes + 20
+    cluster.run_until(lambda: writer.writes >= target)
+    node.disk.before = lambda operation: None
+    serve_and_check(cluster, writer)

@@ -10,6 +10,7 @@ import pytest
 from fake_bus import Clock, FakeContext, run_batch
 from memory_disk import MemoryDisk
 
+from zraft.actors import log_writer as module
 from zraft.actors.log_writer import RETRY_FULL_DISK_MS, TAIL_ENTRIES, LogWriter
 from zraft.bus.actor import ActorKilled
 from zraft.bus.host import FATAL_ERRORS
@@ -110,6 +111,39 @@ def test_a_batch_of_appends_is_one_write_and_one_answer() -> None:
     ]
     assert scene.disk.syncs == syncs + 1
     assert scene.actor.status() == {"log_writes": 1, "disk_full": False}
+
+
+def test_very_much_is_written_in_order_by_several_writes_each_released_on_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_WRITE_BYTES", 30)
+    scene = Scene()
+    sent = scene.say(*(append(number, number, replies=(("n2", b"%d" % number),)) for number in range(1, 6)))
+    assert sent == [
+        ("transport", Outbound((("n2", b"1"), ("n2", b"2")))),
+        ("consensus", Appended(2)),
+        ("transport", Outbound((("n2", b"3"), ("n2", b"4")))),
+        ("consensus", Appended(4)),
+        ("transport", Outbound((("n2", b"5"),))),
+        ("consensus", Appended(5)),
+    ]
+
+
+def test_where_the_disk_fills_up_between_two_writes_the_rest_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WRITE_BYTES", 1)
+    scene = Scene()
+    scene.actor.receive("consensus", append(1, 1))
+    scene.actor.receive("consensus", append(2, 2))
+
+    def before(operation: str) -> None:
+        if operation == "write" and b"entries 1" in b"".join(map(bytes, scene.disk.files.values())):
+            raise FULL
+
+    scene.disk.before = before
+    assert scene.say() == [("consensus", Appended(1)), ("consensus", DiskFull(True))]
+    scene.fail(None)
+    assert scene.wake() == [("consensus", Appended(2)), ("consensus", DiskFull(False))]
+    assert scene.recover().last_index == 2
 
 
 def test_the_latest_hard_state_of_a_batch_is_written() -> None:
