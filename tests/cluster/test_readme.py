@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
-from cluster import HOST, Cluster, Node, eventually
+from cluster import HOST, Cluster, Node
 
 from zraft.cli import chaos, main
 
@@ -78,9 +78,7 @@ def command_names(group: click.Command, prefix: str) -> list[str]:
     return [name for key, sub in group.commands.items() for name in command_names(sub, f"{prefix} {key}")]
 
 
-@pytest.mark.parametrize(
-    "name", [*command_names(main.cli, "zraft-cli"), *command_names(chaos.cli, "zraft-chaos")]
-)
+@pytest.mark.parametrize("name", [*command_names(main.cli, "zraft-cli"), *command_names(chaos.cli, "zraft-chaos")])
 def test_every_command_is_in_the_readme(name: str) -> None:
     words = name.split()[1:]
     assert re.search(rf"`[^`\n]*\b{' '.join(words)}\b", README), name
