@@ -267,6 +267,8 @@ class Host:
         if not killed and not fatal:
             log.error("%s died:\n%s", slot.spec.name, "".join(traceback.format_exception(error)))
         incarnation = slot.context.incarnation
+        if slot.actor is not None:
+            slot.actor.handlers.clear()  # they refer back to the actor; without them it, and all it holds, goes at once
         slot.actor, slot.context = None, None
         if slot.spec.name == "supervisor":
             self.stopped = True  # nobody is left to decide

@@ -153,14 +153,14 @@ class RaftLog:
     def forget(self, through: int, keep_bytes: int) -> None:
         """Let go of entries at or below `through` (durable and applied) from memory while they exceed keep_bytes.
 
-        Half of the bytes at once, for deleting from the front costs a move of the rest.
+        A sixteenth at once: deleting from the front moves the rest, and deleting very much takes its time, too.
         """
-        if self._tail_bytes <= keep_bytes:
+        if self._tail_bytes <= keep_bytes + keep_bytes // 16:
             return
         through = min(through, self.durable_index)
         count = 0
         for entry in self._entries[: max(0, through - self._tail_first + 1)]:
-            if 2 * self._tail_bytes <= keep_bytes:
+            if self._tail_bytes <= keep_bytes:
                 break
             self._tail_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
             count += 1

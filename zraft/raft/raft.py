@@ -49,6 +49,8 @@ class Raft(Elections):
 
     def forgive(self, missed_ms: int) -> None:
         """Move every deadline by the time that this node did not see."""
+        if missed_ms >= self.settings.election_timeout_ms[0] // 2:
+            self.note(f"did not run for {missed_ms} ms")
         self.election_deadline_ms += missed_ms
         self.transfer_deadline_ms += missed_ms
         if self.oldest_write_ms is not None:

@@ -116,7 +116,7 @@ def test_a_truncation_of_durable_entries_makes_their_places_undurable() -> None:
     assert (log.durable_index, log.unsent_index) == (1, 2)
 
 
-def test_only_durable_entries_leave_memory_and_half_of_the_bytes_at_once() -> None:
+def test_only_durable_entries_leave_memory_and_a_part_at_once() -> None:
     log = log_of(*[1] * 10)
     each = log.tail_bytes // 10
     log.forget(10, keep_bytes=0)
@@ -125,8 +125,12 @@ def test_only_durable_entries_leave_memory_and_half_of_the_bytes_at_once() -> No
     log.synced(1)
     log.forget(10, keep_bytes=10 * each)
     assert log.tail_first == 1, "it fits"
+    log.forget(10, keep_bytes=10 * each - each // 2)
+    assert log.tail_first == 1, "less than a sixteenth too much"
     log.forget(6, keep_bytes=8 * each)
-    assert (log.tail_first, log.tail_bytes) == (7, 4 * each)
+    assert (log.tail_first, log.tail_bytes) == (3, 8 * each)
+    log.forget(6, keep_bytes=0)
+    assert log.tail_first == 7, "what may leave"
     log.forget(10, keep_bytes=0)
     assert log.tail_first == 9 and log.term(2) == 1
 
