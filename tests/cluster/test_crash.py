@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Callable
 
 import msgpack
-from cluster import OK, PING, READ, Cluster
+from cluster import OK, PING, READ, Cluster, eventually
 from workload import Workload
 
-from zraft import Client
+from zraft import AsyncClient, Client
 
 
 def test_leader_is_killed_and_returns(cluster: Cluster) -> None:
@@ -144,3 +145,27 @@ def test_followers_that_are_paused_delay_nothing_for_long(cluster: Cluster) -> N
             work.wait_for(100)
     assert work.unknown == 0, work.summary()
     work.check(cluster)
+
+
+def test_very_many_small_writes_are_read_back_after_a_restart_and_after_the_appliers_death(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    """More entries than a message may hold fit into what is read from disk at once, if they are small."""
+    cluster = make_cluster(1)
+    node = cluster.nodes["n1"]
+    count = 30_000
+
+    async def write() -> None:
+        async with AsyncClient(node.endpoint, timeout=60.0) as client:
+            for first in range(0, count, 2_000):
+                await asyncio.gather(*(client.set(b"%d" % (first % 7), b"") for _ in range(2_000)))
+
+    asyncio.run(write())
+    node.stop()
+    node.start()
+    cluster.leader()
+    before = cluster.wait_converged()["n1"]
+    assert before["revision"] == count
+    node.kill_actor("applier")
+    eventually("the applier has all again", lambda: node.incarnations()["applier"] == 2)
+    eventually("the state is back", lambda: node.status()["state_hash"] == before["state_hash"])

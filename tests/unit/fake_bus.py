@@ -58,6 +58,9 @@ class FakePort:
             self.on_send(to, frame)
         return self.accepts
 
+    def drop_all(self) -> None:
+        self.inbox.clear()
+
     def is_writable(self, to: Any) -> bool:
         return self.accepts
 

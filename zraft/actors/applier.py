@@ -88,12 +88,6 @@ class Applier(Actor):
             self.announced = self.machine.last_applied
             self.context.send("consensus", Applied(self.announced))
 
-    def on_neighbour_restarted(self, name: str) -> None:
-        """Answers for an older frontend would meet tokens that mean nothing to its successor."""
-        if name == "frontend":
-            self.replies.clear()
-            self.waiting_reads.clear()
-
     def status(self) -> dict[str, Any]:
         """last_applied, and the state at it."""
         machine = self.machine

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zraft.bus.actor import Actor, Context
+from zraft.errors import NodeMustStop
 from zraft.messages import (
     Append,
     Appended,
@@ -141,6 +142,11 @@ class Consensus(Actor):
         recovered, applied = self.recovered, self.applied
         if recovered is None or applied is None:
             return
+        if applied > recovered.last_index:
+            raise NodeMustStop(
+                f"the disk has lost what it had made durable: {applied} entries were applied, those up to "
+                f"{recovered.last_index} are there. Check the disk; then remove this node and add it again as a new one"
+            )
         membership = self.founding
         if recovered.head:
             membership = Membership.decode(unpack_batches(recovered.head, 1)[0].data)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zraft.bus.actor import Actor, Context
-from zraft.bus.ports import RouterPort
 from zraft.messages import (
     KillRequest,
     Propose,
@@ -24,8 +23,12 @@ from zraft.messages import (
 )
 from zraft.wire import MAX_REQUESTS_PER_FRAME, ReplyStatus, RequestKind, WireError, pack_replies, unpack_requests
 
-MAX_COMMAND_BYTES = 1_100_000  # a largest key and value, and what frames them
+if TYPE_CHECKING:  # what runs these actors without sockets does not load ZeroMQ
+    from zraft.bus.ports import RouterPort
+
+MAX_COMMAND_BYTES = 2_200_000  # a cas with a largest key and two largest values, and what frames them
 MAX_PENDING = 100_000  # requests without an answer, over all clients; past it: BUSY
+MAX_PENDING_BYTES = 64 * 1024 * 1024  # of them
 REPLY_FRAME_BYTES = 1024 * 1024
 MAX_BOUNDARY = 1_000_000  # of an injected kill
 
@@ -60,7 +63,8 @@ class Frontend(Actor):
         self.port: RouterPort = context.ports["clients"]
         self.life = context.rng.getrandbits(62)
         self.last_token = context.incarnation << 40  # no token of an older life ever means anything in this one
-        self.pending: dict[int, tuple[bytes, int, int]] = {}  # token -> (connection, request id, kind)
+        self.pending: dict[int, tuple[bytes, int, int, int]] = {}  # token -> (connection, request id, kind, bytes)
+        self.pending_bytes = 0
         self.status_queries: dict[int, StatusQuery] = {}
         self.proposals: list[tuple[int, bytes]] = []
         self.reads: list[tuple[int, bytes]] = []
@@ -90,12 +94,12 @@ class Frontend(Actor):
             self.reply(connection, request_id, ReplyStatus.OK, b"")
         elif len(body) > MAX_COMMAND_BYTES:
             self.refuse(connection, request_id, f"too large: {len(body)} bytes (at most {MAX_COMMAND_BYTES})")
-        elif len(self.pending) >= MAX_PENDING:
+        elif len(self.pending) >= MAX_PENDING or self.pending_bytes > MAX_PENDING_BYTES:
             self.reply(connection, request_id, ReplyStatus.BUSY, b"")
         elif kind == WRITE:
-            self.proposals.append((self.token(connection, request_id, kind), body))
+            self.proposals.append((self.token(connection, request_id, kind, len(body)), body))
         elif kind == READ:
-            self.reads.append((self.token(connection, request_id, kind), body))
+            self.reads.append((self.token(connection, request_id, kind, len(body)), body))
         elif kind == STATUS:
             self.on_status(connection, request_id)
         elif kind == TRANSFER:
@@ -105,10 +109,11 @@ class Frontend(Actor):
         else:
             self.refuse(connection, request_id, f"no request of kind {kind} in this version")
 
-    def token(self, connection: bytes, request_id: int, kind: int) -> int:
+    def token(self, connection: bytes, request_id: int, kind: int, size: int = 0) -> int:
         """A number under which the answer will come back."""
         self.last_token += 1
-        self.pending[self.last_token] = (connection, request_id, kind)
+        self.pending[self.last_token] = (connection, request_id, kind, size)
+        self.pending_bytes += size
         return self.last_token
 
     def refuse(self, connection: bytes, request_id: int, text: str) -> None:
@@ -182,6 +187,7 @@ class Frontend(Actor):
         for token, status, body in message.replies:
             waiting = pending.pop(token, None)
             if waiting is not None:
+                self.pending_bytes -= waiting[3]
                 self.reply(waiting[0], waiting[1], status, body)
 
     def reply(self, connection: bytes, request_id: int, status: int, body: bytes) -> None:
@@ -225,9 +231,10 @@ class Frontend(Actor):
         if name not in ("consensus", "applier"):
             return
         for token in [token for token in self.pending if token not in self.status_queries]:
-            connection, request_id, kind = self.pending[token]
+            connection, request_id, kind, size = self.pending[token]
             if kind != CHAOS:
                 del self.pending[token]
+                self.pending_bytes -= size
                 self.reply(connection, request_id, ReplyStatus.UNKNOWN, b"")
 
     def status(self) -> dict[str, Any]:

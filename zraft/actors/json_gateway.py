@@ -59,8 +59,10 @@ class JsonGateway(Actor):
         self.dropped = 0
 
     def on_start(self) -> None:
-        """What an older life was asked is not answered any more: its connections end, so that nobody waits in vain."""
+        """What an older life was asked is not answered any more: its connections end, so that nobody waits in vain, and
+        its links, whose late answers would be taken for answers to this life."""
         self.tcp.drop_all()
+        self.cluster.drop_all()
 
     # --- lines in
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zraft.bus.actor import Actor, Context
-from zraft.bus.ports import PeerPort
 from zraft.messages import Identity, Inbound, Outbound
 from zraft.wire import WireError, pack_peer_frame, unpack_peer_frame
+
+if TYPE_CHECKING:  # what runs these actors without sockets does not load ZeroMQ
+    from zraft.bus.ports import PeerPort
 
 log = logging.getLogger(__name__)
 

@@ -89,11 +89,12 @@ class RouterPort:
         listen(self._socket)
 
     def drain(self, limit: int) -> list[tuple[bytes, bytes]]:
-        """See Port."""
+        """See Port. No more than some MAX_FRAME_BYTES at a time."""
         frames: list[tuple[bytes, bytes]] = []
         socket, poll = self._socket, self._more.poll
+        size = 0
         for _ in range(limit):
-            if not poll(0):
+            if size > MAX_FRAME_BYTES or not poll(0):
                 break
             identity = socket.recv(zmq.NOBLOCK)
             part = socket.recv(zmq.NOBLOCK, copy=False)
@@ -102,7 +103,9 @@ class RouterPort:
                 while part.more:
                     part = socket.recv(zmq.NOBLOCK, copy=False)
                 continue
-            frames.append((identity, part.bytes))
+            frame = part.bytes
+            size += len(frame)
+            frames.append((identity, frame))
         return frames
 
     def send(self, identity: bytes, frame: bytes) -> None:
@@ -196,6 +199,12 @@ class ClusterPort:
             return False
         return True
 
+    def drop_all(self) -> None:
+        """Close every link: what was asked over them is not answered to whoever asks next."""
+        for socket in self._dealers.values():
+            socket.close()
+        self._dealers.clear()
+
     def is_writable(self, endpoint: str) -> bool:
         """Whether a frame would be accepted now."""
         socket = self._dealers.get(endpoint)
@@ -211,5 +220,4 @@ class ClusterPort:
 
     def close(self) -> None:
         """See Port."""
-        for socket in self._dealers.values():
-            socket.close()
+        self.drop_all()

@@ -106,13 +106,19 @@ class TcpPort:
     def _accept(self) -> None:
         try:
             peer, _ = self._listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE) and self._connections:
+                self._selector.unregister(self._listener)  # it would tell again at once; a drop registers it again
+            return
+        try:
+            peer.setblocking(False)
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._selector.register(peer, selectors.EVENT_READ, self._last_number + 1)
         except OSError:
-            return  # it is gone again, or there are no descriptors left; the listener tells again
-        peer.setblocking(False)
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            peer.close()  # it is gone again
+            return
         self._last_number += 1
         self._connections[self._last_number] = _Connection(peer)
-        self._selector.register(peer, selectors.EVENT_READ, self._last_number)
         if len(self._connections) >= MAX_CONNECTIONS:
             self._selector.unregister(self._listener)
 

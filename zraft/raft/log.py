@@ -9,11 +9,22 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from zraft.errors import impossible
+from zraft.errors import NodeMustStop, impossible
 from zraft.messages import Entry
 
 ENTRY_OVERHEAD_BYTES = 100  # of an Entry in memory, beside its data
 MAX_RUN_BYTES = 1024 * 1024  # of entries in one message or one write, unless a single entry is larger
+
+
+def first_run(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """As many of the entries as go into one message: MAX_RUN_BYTES, at least one. Their number is bounded by that, too
+    (each counts ENTRY_OVERHEAD_BYTES), and every receiver relies on it (`wire.MAX_ARRAY`)."""
+    size = 0
+    for count, entry in enumerate(entries):
+        size += len(entry.data) + ENTRY_OVERHEAD_BYTES
+        if size > MAX_RUN_BYTES and count:
+            return tuple(entries[:count])
+    return tuple(entries)
 
 
 class RaftLog:
@@ -98,14 +109,7 @@ class RaftLog:
         cached_first, cached_last, cached = self._run_cache
         if cached_first == first and cached_last == last:
             return cached
-        run = self._entries[first - self._tail_first : last - self._tail_first + 1]
-        size = 0
-        for count, entry in enumerate(run):
-            size += len(entry.data) + ENTRY_OVERHEAD_BYTES
-            if size > MAX_RUN_BYTES and count:
-                run = run[:count]
-                break
-        entries = tuple(run)
+        entries = first_run(self._entries[first - self._tail_first : last - self._tail_first + 1])
         self._run_cache = (first, last, entries)
         return entries
 
@@ -189,7 +193,11 @@ class RaftLog:
         while agreed and self.term(agreed) != disk.term(agreed):
             agreed -= 1
         if agreed < self.durable_index:
-            raise impossible("entries that were durable are gone", durable=self.durable_index, on_disk=agreed)
+            # No actor's successor could know this: it would take the shorter log for all that there ever was.
+            raise NodeMustStop(
+                f"the disk has lost what it had made durable: entries up to {self.durable_index} were, those up to "
+                f"{agreed} are there. Check the disk; then remove this node and add it again as a new one"
+            )
         self._writes.clear()
         self.durable_index = agreed
         self.unsent_index = agreed + 1

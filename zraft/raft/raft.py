@@ -186,8 +186,11 @@ class Raft(Elections):
             self.give_up_leadership("its disk is full")
 
     def on_log_writer_lost(self) -> None:
-        """It began a new life: nothing is handed to it before it has said what is durable."""
+        """It began a new life: nothing is handed to it before it has said what is durable. Until then the disk counts
+        as one that does not answer (trap 12)."""
         self.log_writer_known = False
+        if self.oldest_write_ms is None:
+            self.oldest_write_ms = self.now_ms
 
     def on_log_writer_restarted(self, disk_log: RaftLog) -> None:
         """What was handed to it and not acknowledged may be lost: the rest is written again. Replies that waited for

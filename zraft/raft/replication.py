@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from zraft.errors import impossible
 from zraft.messages import AppendEntries, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply
-from zraft.raft.log import ENTRY_OVERHEAD_BYTES
+from zraft.raft.log import ENTRY_OVERHEAD_BYTES, first_run
 from zraft.raft.progress import Progress, ProgressState
 from zraft.raft.quorum import quorum_index
 from zraft.raft.state import Role, State
@@ -60,15 +60,19 @@ class Replication(State):
             if progress is None or not progress.reading:
                 return
             progress.reading = False
-            last = first + len(entries) - 1
-            if entries and progress.next_index == first and self.log.has(last, entries[-1].term):
-                self.send_append_entries(reader, progress, tuple(entries))
-        else:
+            run = first_run(entries)
+            if run and progress.next_index == first and self.log.has(first + len(run) - 1, run[-1].term):
+                self.send_append_entries(reader, progress, run)
+        elif self.applier_known and first == self.applying_index + 1:  # else asked for an older life of the applier
             self.reading_for_applier = False
-            last = min(self.commit_index, self.log.durable_index) if self.applier_known else 0
-            run = tuple(entries[: max(0, last - first + 1)])
-            if run and first == self.applying_index + 1 and self.log.has(first + len(run) - 1, run[-1].term):
-                self.hand_to_applier(first, run)
+            last = min(self.commit_index, self.log.durable_index)
+            rest = entries[: max(0, last - first + 1)]
+            if rest and not self.log.has(first + len(rest) - 1, rest[-1].term):
+                return
+            while rest:
+                run = first_run(rest)
+                self.hand_to_applier(self.applying_index + 1, run)
+                rest = rest[len(run) :]
 
     def on_append_reply(self, peer: str, reply: AppendReply) -> None:
         """A follower holds our entries durably, or refused them (paper 5.3)."""

@@ -112,13 +112,6 @@ def test_recover_makes_waiting_reads_void(scene: Scene) -> None:
     assert scene.say(entries(2, None)) == [("consensus", Applied(2))]
 
 
-def test_a_new_frontend_is_not_sent_what_the_old_one_asked(scene: Scene) -> None:
-    scene.say(entries(1, OPEN), ReadAt(2, ((70, GET_K),)))
-    scene.actor.receive("consensus", entries(2, put(1, 1, b"v"), tokens={2: 71}))
-    scene.actor.on_neighbour_restarted("frontend")
-    assert scene.say() == [("consensus", Applied(2))]
-
-
 def test_other_neighbours_new_lives_void_nothing(scene: Scene) -> None:
     scene.actor.receive("consensus", ReadAt(1, ((70, GET_K),)))
     scene.actor.on_neighbour_restarted("transport")

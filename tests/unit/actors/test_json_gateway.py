@@ -260,3 +260,14 @@ def test_at_rest_it_wants_no_wakeup(scene: Scene) -> None:
     scene.serve()
     scene.pass_time(TIMEOUT_SECONDS + 1)
     assert scene.actor.wakeup_ms is None
+
+
+def test_a_late_answer_to_the_old_life_is_none_to_the_new() -> None:
+    """Both lives number their requests from 1, and the links are the port's: a new life begins with new links."""
+    scene = Scene()
+    scene.line(1, op="get", key="b")
+    assert len(scene.cluster.sent) == 1
+    scene.cluster.inbox.append((HERE, pack_replies(1, [(1, ReplyStatus.OK, encode_result(0, None, 5))])))
+    successor = JsonGateway(scene.context, [HERE, THERE])
+    successor.on_start()
+    assert scene.cluster.drain(10) == []

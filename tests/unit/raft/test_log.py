@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zraft.errors import ImpossibleState
+from zraft.errors import ImpossibleState, NodeMustStop
 from zraft.messages import Entry, EntryKind
 from zraft.raft.log import ENTRY_OVERHEAD_BYTES, RaftLog
 
@@ -154,9 +154,9 @@ def test_a_restarted_log_writer_may_hold_a_suffix_that_was_replaced_meanwhile() 
     assert (log.durable_index, log.unsent_index) == (2, 3)
 
 
-def test_durable_entries_that_are_gone_are_an_impossible_state() -> None:
+def test_durable_entries_that_are_gone_stop_the_node() -> None:
     log = RaftLog([(1, 1)], 4, [entry(1)] * 4)
-    with pytest.raises(ImpossibleState, match="durable=4, on_disk=2"):
+    with pytest.raises(NodeMustStop, match="up to 4 were, those up to 2 are there"):
         log.restart_writes([(1, 1)], 2)
 
 
