@@ -63,7 +63,10 @@ RULES = {
     "actors know no actors": Forbidden(("zraft/actors/",), ("zraft.actors",)),
     "threads have their places": Reserved(
         ("threading", "_thread", "concurrent.futures", "multiprocessing"),
-        ("zraft/bus/", "zraft/node.py", "zraft/client/sync.py"),
+        ("zraft/bus/", "zraft/node.py", "zraft/client/sync.py", "zraft/cli/sim.py"),
+    ),
+    "the simulator has no world but its own": Forbidden(
+        ("zraft/sim/",), ("zmq", "time", "os.urandom", "secrets", "threading", "socket", "zraft.bus.host", "zraft.node")
     ),
 }
 

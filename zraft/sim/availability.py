@@ -1,0 +1,184 @@
+"""Invariants of availability, which must hold while faults go on and not only after them (traps 11, 12, 13).
+
+They bound how long a wrong state may last, so each is judged only where nothing else disturbed the nodes it speaks of.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zraft.raft import Raft, Role
+from zraft.sim.invariants import Violation
+from zraft.sim.network import LONG_DELAY
+
+if TYPE_CHECKING:
+    from zraft.sim.cluster import Cluster
+    from zraft.sim.node import Machine
+
+MAX_LATE_TERMS = 3
+"""Terms that a node may still raise after it was cut off: answers that were on their way make it do so."""
+UNDISTURBED_US = 1_500_000
+"""For so long a leader and its majority must have been well, until its term has to stay."""
+WELL_DELAY_US = 5_000
+"""Slower networks let honest followers lose patience."""
+LONG_WRITE_US = 50_000
+
+
+class Watch:
+    """Since when, in virtual microseconds, something has been so without a break; None: it is not."""
+
+    __slots__ = ("cut_off_us", "disturbed_us", "raised", "stalled_us", "term")
+
+    def __init__(self) -> None:
+        self.cut_off_us: int | None = None  # it cannot exchange a frame with any majority
+        self.stalled_us: int | None = None  # its disk answers nothing, or is full
+        self.disturbed_us = 0  # when it last did not run as it should: restarts, pauses, kills
+        self.term: int | None = None  # when last looked at while it was cut off
+        self.raised = 0  # how often it has raised it since
+
+
+class Availability:
+    """`look` is called at short intervals, `after_consensus` after each batch of a consensus."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._watches = {name: Watch() for name in cluster.names}
+        timeout_ms = cluster.options.election_timeout_ms[1]
+        on_their_way_us = cluster.options.delay_us[1] * (1 + LONG_DELAY)
+        self._cut_off_limit_us = 3 * timeout_ms * 1000 + 200_000 + on_their_way_us
+        self._stall_limit_us = 2 * cluster.settings.disk_stall_ms * 1000 + 300_000
+        options = cluster.options
+        self._is_network_well = options.delay_us[1] <= WELL_DELAY_US and options.actor_delay_us <= WELL_DELAY_US
+        self._leader = ("", 0)  # who is well, with a majority that is, and its term
+        self._well: set[str] = set()  # that majority
+        self._well_since_us = 0
+
+    def disturbed(self, name: str) -> None:
+        """This node's process did not run as it should: it is owed time."""
+        self._watches[name].disturbed_us = self._cluster.scheduler.now_us
+
+    def unsettle(self) -> None:
+        """Leadership is asked to move: no leader has to stay."""
+        self._leader = ("", 0)
+
+    def look(self) -> None:
+        """Note what each node is in now."""
+        cluster, now_us = self._cluster, self._cluster.scheduler.now_us
+        for name, watch in self._watches.items():
+            process = cluster.machines[name].process
+            if process is not None and process.is_paused():
+                self.disturbed(name)
+            reached = 1
+            for other in cluster.names:
+                if other != name and not cluster.network.is_cut(name, other):
+                    reached += cluster.machines[other].process is not None
+            if 2 * reached > len(cluster.names):
+                watch.cut_off_us = watch.term = None
+            elif watch.cut_off_us is None:
+                watch.cut_off_us = now_us
+            disk = cluster.machines[name].disk
+            full = disk.full_until_us > now_us and disk.full_for_overwrites
+            if not full and disk.stalled_until_us <= now_us:
+                watch.stalled_us = None
+            elif watch.stalled_us is None:
+                watch.stalled_us = now_us
+        self._look_at_leader()
+
+    # --- one machine
+
+    def after_consensus(self, machine: Machine, raft: Raft) -> None:
+        """Judge a consensus that has just run."""
+        violation = self._judge(machine, raft)
+        if violation is not None:
+            self.look()  # links, disks and processes may have changed since the last time
+            violation = self._judge(machine, raft)
+        if violation is not None:
+            raise violation
+
+    def _judge(self, machine: Machine, raft: Raft) -> Violation | None:
+        watch = self._watches[machine.name]
+        now_us = self._cluster.scheduler.now_us
+        if watch.cut_off_us is not None:
+            quiet_us = now_us - max(watch.cut_off_us, watch.disturbed_us)
+            if quiet_us > self._cut_off_limit_us:
+                return self._judge_cut_off(machine, raft, watch, quiet_us)
+        if watch.stalled_us is not None and raft.role is Role.LEADER:
+            quiet_us = now_us - max(watch.stalled_us, watch.disturbed_us)
+            if quiet_us > self._stall_limit_us and raft.oldest_write_ms is not None:
+                return Violation("a leader's disk works", f"{machine.name} leads, its disk stalled for {quiet_us} us")
+        leader, term = self._leader
+        if leader and raft.current_term > term:
+            if now_us - self._well_since_us > UNDISTURBED_US:
+                return Violation(
+                    "a leader that reaches a quorum stays",
+                    f"{machine.name} is in term {raft.current_term}; {leader} leads {term} with {sorted(self._well)}, "
+                    f"undisturbed since {self._well_since_us} us",
+                )
+            self.unsettle()  # what was begun before all was well
+        return None
+
+    def _judge_cut_off(self, machine: Machine, raft: Raft, watch: Watch, quiet_us: int) -> Violation | None:
+        if raft.role is Role.LEADER:
+            return Violation("a leader reaches a quorum", f"{machine.name} leads, cut off for {quiet_us} us")
+        if watch.term is None:
+            watch.term, watch.raised = raft.current_term, 0
+        elif raft.current_term > watch.term:
+            # A leader's wish to hand over asks nobody first, and may reach a node that reaches nobody else.
+            watch.raised += raft.voted_for == machine.name and not raft.transfer_election
+            watch.term = raft.current_term
+        if watch.raised > MAX_LATE_TERMS:
+            return Violation(
+                "who is cut off raises no term",
+                f"{machine.name}, cut off for {quiet_us} us, raised it {watch.raised} times, now {raft.current_term}",
+            )
+        return None
+
+    # --- the leader and its majority
+
+    def _look_at_leader(self) -> None:
+        """Go on trusting the leader, or begin with another."""
+        leader, term = self._leader
+        if leader and self._majority_of(leader, self._well):
+            self._well &= self._majority_of(leader, self._well)
+            return
+        self._leader = ("", 0)
+        network = self._cluster.network
+        if not self._is_network_well or network.loss or network.long_delay:
+            return
+        best: Raft | None = None
+        for machine in self._cluster.machines.values():
+            raft = raft_of(machine)
+            if raft is not None and (best is None or raft.current_term > best.current_term):
+                best = raft
+        terms = [self._cluster.invariants.holdings[name].hard_state.term for name in self._cluster.names]
+        if best is None or best.role is not Role.LEADER or max(terms) > best.current_term:
+            return
+        well = self._majority_of(best.id, set(self._cluster.names))
+        if well:
+            self._leader, self._well = (best.id, best.current_term), well
+            self._well_since_us = self._cluster.scheduler.now_us
+
+    def _majority_of(self, leader: str, among: set[str]) -> set[str]:
+        """Those nodes that are well and linked to a leader that is; empty if they are no majority."""
+        network = self._cluster.network
+        if network.loss or network.long_delay or leader not in among or not self._is_well(leader):
+            return set()
+        well = {name for name in among if self._is_well(name) and not network.is_cut(name, leader)}
+        return well if 2 * len(well) > len(self._cluster.names) else set()
+
+    def _is_well(self, name: str) -> bool:
+        machine, watch, now_us = self._cluster.machines[name], self._watches[name], self._cluster.scheduler.now_us
+        process, disk = machine.process, machine.disk
+        if process is None or raft_of(machine) is None or now_us - watch.disturbed_us < UNDISTURBED_US:
+            return False
+        waits = process.slots["log_writer"].busy_until_us > now_us + LONG_WRITE_US
+        if waits or disk.factor > 1 or disk.stalled_until_us > now_us or disk.full_until_us > now_us:
+            self.disturbed(name)
+            return False
+        return not process.is_paused() and machine.is_clock_right()
+
+
+def raft_of(machine: Machine) -> Raft | None:
+    """The core that runs there; None: none does now."""
+    consensus = None if machine.process is None else machine.process.actor("consensus")
+    return None if consensus is None else consensus.raft

@@ -1,0 +1,237 @@
+"""One run: machines, network, clients, faults and invariants of one seed, from the first event to the verdict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from random import Random
+from typing import Any
+
+from zraft.actors.applier import Applier
+from zraft.actors.consensus import Consensus
+from zraft.actors.election_timer import ElectionTimer
+from zraft.actors.frontend import Frontend
+from zraft.actors.log_writer import LogWriter
+from zraft.actors.transport import Transport
+from zraft.raft import Address, Membership, Settings
+from zraft.sim.availability import Availability
+from zraft.sim.clients import SimClient
+from zraft.sim.disk import SimDisk
+from zraft.sim.durable import WatchedLog, terms_of
+from zraft.sim.faults import Faults
+from zraft.sim.invariants import Invariants, Violation
+from zraft.sim.network import Network
+from zraft.sim.node import Machine, Port, Process
+from zraft.sim.options import Options
+from zraft.sim.scheduler import Scheduler
+from zraft.sim.transcript import Trace
+from zraft.storage import HardState, WriteAheadLog
+from zraft.storage.boundary import BoundaryDisk
+
+ACTORS = ("log_writer", "applier", "election_timer", "transport", "consensus", "frontend")
+PEER_INBOX = 100  # frames; TCP holds back the rest until it loses its patience
+CLIENT_INBOX = 200
+SLICE_US = 50_000
+
+
+class LogOpener:
+    """As node.LogOpener: closes what a former life of the log_writer left open."""
+
+    def __init__(self, cluster: Cluster, machine: Machine) -> None:
+        self._cluster = cluster
+        self._machine = machine
+        self._log: WriteAheadLog | None = None
+
+    def open(self, boundary: Callable[[], None]) -> WriteAheadLog:
+        """Open it, and compare what is found with what must be there."""
+        cluster, machine = self._cluster, self._machine
+        if self._log is not None:
+            self._log.close()
+        log = WatchedLog.open(
+            BoundaryDisk(machine.disk, boundary),
+            f"/{machine.name}",
+            machine.name,
+            new_store_id=cluster.disk_rng.randrange(1, 1 << 63),
+            segment_bytes=cluster.options.segment_bytes,
+        )
+        assert isinstance(log, WatchedLog)
+        now_us = cluster.scheduler.now_us
+        hard_state = log.hard_state or HardState(0, None)
+        cluster.invariants.on_found(machine, terms_of(log), hard_state, machine.disk.now_us, now_us)
+        log.watch(cluster.invariants.holdings[machine.name], machine.disk)
+        self._log = log
+        return log
+
+
+class Cluster:
+    """`run` raises Violation. `counts`: how often each fault took effect."""
+
+    def __init__(self, seed: int, options: Options, trace: Trace) -> None:
+        self.seed = seed
+        self.options = options
+        self.trace = trace
+        self.scheduler = Scheduler()
+        self.counts: Counter[str] = Counter()
+        self.actor_rng = Random(f"actors {seed}")
+        self.disk_rng = Random(f"disks {seed}")
+        self.names = [f"n{number}" for number in range(1, options.nodes + 1)]
+        self.endpoint_of = {name: f"tcp://127.0.0.1:71{name[1:]:0>2}" for name in self.names}
+        self.node_at = {endpoint: name for name, endpoint in self.endpoint_of.items()}
+        self.members = {name: Address(self.endpoint_of[name], f"peer of {name}") for name in self.names}
+        self.settings = Settings(options.election_timeout_ms, options.heartbeat_ms)
+        self.invariants = Invariants(self.names)
+        self.network = Network(self, options, Random(f"network {seed}"), self.counts)
+        self.machines = {name: self._make_machine(name) for name in self.names}
+        self.clients: dict[str, SimClient] = {}
+        self.faults = Faults(self, Random(f"faults {seed}"))
+        self.availability = Availability(self)
+
+    def _make_machine(self, name: str) -> Machine:
+        disk = SimDisk(self.scheduler, Random(f"disk {self.seed} {name}"), self.options.sync_us, self.counts)
+        return Machine(self, name, disk)
+
+    # --- what machines ask
+
+    def actors_of(
+        self, machine: Machine, process: Process
+    ) -> Iterator[tuple[str, Callable[[Any], Any], dict[str, Port]]]:
+        """(name, factory, ports) in the order of their start, as node.Node puts them together."""
+        name, founding = machine.name, Membership(0, self.members)
+        opener = LogOpener(self, machine)
+        peers = {"peers": Port(partial(self._from_transport, name), PEER_INBOX)}
+        clients = {"clients": Port(partial(self._from_frontend, name), CLIENT_INBOX)}
+        yield "log_writer", lambda c: LogWriter(c, lambda: opener.open(c.boundary)), {}
+        yield "applier", Applier, {}
+        yield "election_timer", ElectionTimer, {}
+        yield "transport", lambda c: Transport(c, name), peers
+        yield "consensus", lambda c: Consensus(c, name, founding, self.members, self.settings), {}
+        yield "frontend", lambda c: Frontend(c, name, ACTORS, True, {}), clients
+
+    def kill_at_birth(self, machine: Machine, actor: str) -> int | None:
+        """At which boundary the life that begins shall end; None: it shall not."""
+        return self.faults.kill_at_birth(machine, actor)
+
+    def _from_transport(self, sender: str, receiver: str, frame: bytes) -> bool:
+        self.invariants.on_frame(sender, receiver, frame, self.scheduler.now_us)
+        process = self.machines[sender].process
+        if process is None or receiver not in process.slots["transport"].ports["peers"].peers:
+            return False
+        return self.network.send_peer(sender, receiver, frame)
+
+    def _from_frontend(self, sender: str, connection: bytes, frame: bytes) -> bool:
+        return self.network.send_client(sender, connection.decode(), frame, answer=True)
+
+    def hand_in(self, name: str, actor: str, port_name: str, frame: Any) -> None:
+        """A frame arrives at a machine."""
+        process = self.machines[name].process
+        if process is None:
+            return
+        slot = process.slots[actor]
+        port = slot.ports[port_name]
+        if len(port.inbox) < port.limit:
+            port.inbox.append(frame)
+            process.wake(slot)
+
+    def after_run(self, process: Process, actor_name: str, actor: Any) -> None:
+        """An actor has taken a batch in."""
+        name, now_us = process.machine.name, self.scheduler.now_us
+        if actor_name == "consensus":
+            if actor.raft is not None:
+                self.invariants.after_consensus(name, actor.raft, now_us)
+                self.availability.after_consensus(process.machine, actor.raft)
+        elif actor_name == "applier":
+            self.invariants.after_applier(name, actor.machine, now_us)
+
+    def on_actor_died(
+        self, process: Process, actor: str, reason: str, killed: bool, fatal: bool, shown: Callable[[], list[str]]
+    ) -> None:
+        """Whatever was not asked for, or does not follow from a fault, is a bug."""
+        machine = process.machine
+        self.availability.disturbed(machine.name)
+        self.trace.event(self.scheduler.now_us, f"{machine.name}: {actor} died: {reason}")
+        if killed:
+            self.counts["actor-deaths"] += 1
+        elif not fatal:
+            raise Violation("no actor dies of an error", f"{actor} of {machine.name}: {''.join(shown())}")
+
+    def on_process_ended(self, machine: Machine, status: int, reason: str) -> None:
+        """The supervisor has decided so."""
+        now_us = self.scheduler.now_us
+        self.trace.event(now_us, f"{machine.name} ended with status {status}: {reason}")
+        self.invariants.on_crash(machine.name, now_us)
+        self.faults.on_process_ended(machine, status, reason)
+
+    def on_crash(self, machine: Machine) -> None:
+        """The process is dead; what was under way on its disk is in doubt."""
+        self.invariants.on_crash(machine.name, self.scheduler.now_us)
+
+    # --- the run
+
+    def run(self) -> None:
+        """Start, faults, calm. Raises Violation."""
+        for number in range(1, self.options.clients + 1):
+            name = f"c{number}"
+            self.clients[name] = SimClient(self, name)
+        self.faults.begin()
+        end_us = self.options.faults_ms * 1000
+        while self.scheduler.now_us < end_us:
+            self.scheduler.run_until(min(end_us, self.scheduler.now_us + SLICE_US))
+            self.availability.look()
+            if self.options.max_events and self.scheduler.events >= self.options.max_events:
+                break
+        self.faults.end()
+        self.availability.look()
+        self._calm()
+
+    def _calm(self) -> None:
+        """Without faults the cluster must elect, commit and converge, and every client must be served."""
+        self.trace.event(self.scheduler.now_us, "calm begins")
+        deadline_us = self.scheduler.now_us + self.options.calm_ms * 1000
+        before = {name: client.acknowledged for name, client in self.clients.items()}
+        while not all(client.acknowledged > before[name] for name, client in self.clients.items()):
+            self._wait("every client is served", deadline_us)
+        for client in self.clients.values():
+            client.stop()
+        while any(client.open_operations for client in self.clients.values()):
+            self._wait("every call ends", deadline_us)
+        while not self._is_converged():
+            self._wait("all nodes converge", deadline_us)
+        self.trace.event(self.scheduler.now_us, f"converged at {len(self.invariants.committed)} entries")
+
+    def _wait(self, what: str, deadline_us: int) -> None:
+        if self.scheduler.now_us >= deadline_us:
+            raise Violation("liveness", f"not within {self.options.calm_ms} ms of calm: {what}; {self.describe()}")
+        self.scheduler.run_until(self.scheduler.now_us + SLICE_US)
+        self.availability.look()
+
+    def _is_converged(self) -> bool:
+        states = set()
+        for machine in self.machines.values():
+            if machine.given_up:
+                continue
+            applier = None if machine.process is None else machine.process.actor("applier")
+            if applier is None:
+                return False
+            states.add((applier.machine.last_applied, applier.machine.state_hash))
+        return len(states) == 1 and min(states)[0] == len(self.invariants.committed)
+
+    def describe(self) -> str:
+        """Every node in a few words."""
+        texts = []
+        for name, machine in self.machines.items():
+            process = machine.process
+            if process is None:
+                texts.append(f"{name} is down {machine.given_up}")
+                continue
+            consensus, applier = process.actor("consensus"), process.actor("applier")
+            raft = None if consensus is None else consensus.raft
+            if raft is None:
+                texts.append(f"{name} recovers")
+                continue
+            applied = None if applier is None else applier.machine.last_applied
+            texts.append(
+                f"{name} {raft.role.value} term {raft.current_term} commit {raft.commit_index} "
+                f"durable {raft.log.durable_index} last {raft.log.last_index} applied {applied}"
+            )
+        return "; ".join(texts)

@@ -1,0 +1,351 @@
+"""What is done to a run: a seeded schedule of faults, each with its own end.
+
+Bounds: what destroys a disk's contents (a flipped bit, a wiped disk) happens to so few nodes that a majority stays
+whole, as nothing could be promised otherwise. Everything else may hit all nodes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING
+
+from zraft.sim.invariants import Violation
+from zraft.sim.options import FAULTS
+from zraft.wire import RequestKind, pack_requests
+
+if TYPE_CHECKING:
+    from zraft.sim.cluster import Cluster
+    from zraft.sim.node import Machine
+
+DOWN_US = (50_000, 3_000_000)  # how long a crashed node stays down
+MAX_BOUNDARY = 12
+KILLABLE = ("frontend", "transport", "consensus", "log_writer", "applier", "election_timer")
+
+
+class Faults:
+    """`begin` starts the nodes and the schedule; `end` takes all faults back."""
+
+    def __init__(self, cluster: Cluster, rng: Random) -> None:
+        self._cluster = cluster
+        self._scheduler = cluster.scheduler
+        self._rng = rng
+        self._active = False
+        self._births: dict[tuple[str, str], int] = {}  # (machine, actor) -> boundary at which its next life dies
+        self._kinds = cluster.options.faults
+        self._actions: dict[str, Callable[[Machine], str]] = {
+            kind: getattr(self, "_" + kind.replace("-", "_")) for kind in FAULTS
+        }
+        self._losable = (cluster.options.nodes - 1) // 2
+
+    # --- the schedule
+
+    def begin(self) -> None:
+        """Start all nodes, at slightly different times."""
+        self._active = True
+        for machine in self._cluster.machines.values():
+            self._scheduler.at(self._rng.randrange(300_000), self._start, machine)
+        self._plan()
+
+    def _plan(self) -> None:
+        mean_us = self._cluster.options.fault_interval_ms * 1000
+        self._scheduler.at(self._scheduler.now_us + int(self._rng.expovariate(1 / mean_us)), self._strike, None)
+
+    def _strike(self, _argument: None) -> None:
+        if not self._active:
+            return
+        kind = self._rng.choice(self._kinds)
+        machine = self._pick()
+        done = self._actions[kind](machine)
+        if done:
+            self._cluster.counts[kind] += kind not in ("stalled-disk", "slow-disk", "full-disk", "failing-sync")
+            self._cluster.trace.event(self._scheduler.now_us, f"fault: {kind}: {done}")
+        self._plan()
+
+    def _pick(self) -> Machine:
+        """Whom it hits: anybody, or, more often than chance would, whoever leads."""
+        cluster = self._cluster
+        leader = max(cluster.invariants.leader_of.items(), default=(0, ""))[1]
+        name = leader if leader and self._rng.random() < 0.35 else self._rng.choice(cluster.names)
+        return cluster.machines[name]
+
+    def end(self) -> None:
+        """No faults any more: links, clocks and disks are right, and every node that may run is started."""
+        cluster = self._cluster
+        self._active = False
+        self._births.clear()
+        network = cluster.network
+        network.heal()
+        network.loss = network.duplication = network.long_delay = 0.0
+        for machine in cluster.machines.values():
+            machine.set_clock_speed(1_000_000)
+            self._resume(machine)
+            self._heal_disk(machine)
+            self._start(machine)
+
+    def _later(self, action: Callable[[Machine], None], machine: Machine, least_us: int, most_us: int) -> int:
+        delay_us = self._rng.randint(least_us, most_us)
+        self._scheduler.at(self._scheduler.now_us + delay_us, action, machine)
+        return delay_us
+
+    # --- processes
+
+    def _start(self, machine: Machine) -> None:
+        if machine.process is None and not machine.given_up:
+            self._cluster.trace.event(self._scheduler.now_us, f"{machine.name} starts")
+            self._cluster.availability.disturbed(machine.name)
+            machine.start()
+
+    def on_process_ended(self, machine: Machine, status: int, reason: str) -> None:
+        """Ends that follow from a fault are right; an operator starts the node again, where that is any use."""
+        invariants = self._cluster.invariants
+        if status and machine.name in invariants.lost and "data was lost" in reason:
+            machine.given_up = reason
+            return
+        if status and machine.name in invariants.damaged and ("corrupt" in reason or "version" in reason):
+            machine.given_up = reason
+            invariants.lost.add(machine.name)
+            return
+        expected = ("input/output error", "no space", "takes no more calls")
+        if status and not any(text in reason for text in expected):
+            raise Violation("no node ends by itself", f"{machine.name}: {reason}")
+        if self._active:
+            self._later(self._start, machine, 100_000, 1_500_000)
+        else:
+            self._scheduler.at(self._scheduler.now_us + 100_000, self._start, machine)
+
+    def _crash(self, machine: Machine, power: bool) -> str:
+        if machine.process is None:
+            return ""
+        machine.crash(power)
+        down_us = self._later(self._start, machine, *DOWN_US)
+        return f"{machine.name} for {down_us} us"
+
+    def _crash_process(self, machine: Machine) -> str:
+        return self._crash(machine, power=False)
+
+    def _crash_power(self, machine: Machine) -> str:
+        return self._crash(machine, power=True)
+
+    def _crash_all(self, machine: Machine) -> str:
+        return ", ".join(self._crash(each, power=True) or f"{each.name} was down" for each in self._machines())
+
+    def _machines(self) -> list[Machine]:
+        return list(self._cluster.machines.values())
+
+    def _clean_stop(self, machine: Machine) -> str:
+        if machine.process is None:
+            return ""
+        self._cluster.availability.unsettle()
+        machine.process.stop("a simulated SIGTERM")
+        return machine.name
+
+    def _transfer(self, machine: Machine) -> str:
+        self._cluster.availability.unsettle()
+        target = self._rng.choice(["", *self._cluster.names])
+        frame = pack_requests([(0, int(RequestKind.TRANSFER), target.encode())])
+        self._cluster.hand_in(machine.name, "frontend", "clients", (b"c1", frame))
+        return f"{machine.name} is asked to hand over to {target or 'anybody'}"
+
+    # --- actors
+
+    def _kill_actor(self, machine: Machine) -> str:
+        process = machine.process
+        if process is None:
+            return ""
+        actor, boundary = self._rng.choice(KILLABLE), self._rng.randrange(MAX_BOUNDARY)
+        if self._rng.random() < 0.2:
+            self._births[machine.name, actor] = self._rng.randrange(MAX_BOUNDARY)
+        self._cluster.availability.disturbed(machine.name)
+        process.ask_kill(actor, boundary)
+        return f"{actor} of {machine.name} at boundary {boundary}"
+
+    def kill_at_birth(self, machine: Machine, actor: str) -> int | None:
+        """For a life that begins: the boundary at which it dies at once; None: it does not."""
+        boundary = self._births.pop((machine.name, actor), None)
+        if boundary is not None:
+            self._cluster.availability.disturbed(machine.name)
+        return boundary
+
+    def _thread_death(self, machine: Machine) -> str:
+        process = machine.process
+        if process is None or not process.supervisor.up:
+            return ""
+        deaths = process.supervisor.deaths
+        actor = self._rng.choice(KILLABLE)
+        if len(deaths.get(f"host of {actor}", ())) > 2:
+            return ""  # more would rightly stop the node
+        self._cluster.availability.disturbed(machine.name)
+        process.end_thread(actor)
+        return f"{actor} of {machine.name}"
+
+    def _pause_node(self, machine: Machine) -> str:
+        if machine.process is None:
+            return ""
+        self._cluster.availability.disturbed(machine.name)
+        pause_us = self._rng.randint(10_000, 2_000_000)
+        machine.process.paused_until_us = self._scheduler.now_us + pause_us
+        self._scheduler.at(machine.process.paused_until_us, self._note_resumed, machine)
+        return f"{machine.name} for {pause_us} us"
+
+    def _pause_actor(self, machine: Machine) -> str:
+        if machine.process is None:
+            return ""
+        actor = self._rng.choice(KILLABLE)
+        pause_us = self._rng.randint(10_000, 1_500_000)
+        self._pause_slot(machine, actor, pause_us)
+        if actor == "transport" and self._rng.random() < 0.7:
+            self._pause_slot(machine, "election_timer", pause_us)
+            actor += " and election_timer"
+        return f"{actor} of {machine.name} for {pause_us} us"
+
+    def _pause_slot(self, machine: Machine, actor: str, pause_us: int) -> None:
+        assert machine.process is not None
+        self._cluster.availability.disturbed(machine.name)
+        slot = machine.process.slots[actor]
+        slot.paused_until_us = max(slot.paused_until_us, self._scheduler.now_us + pause_us)
+        self._scheduler.at(slot.paused_until_us, self._note_resumed, machine)
+
+    def _note_resumed(self, machine: Machine) -> None:
+        self._cluster.availability.disturbed(machine.name)
+
+    def _resume(self, machine: Machine) -> None:
+        if machine.process is not None:
+            machine.process.resume()
+
+    def _clock_drift(self, machine: Machine) -> str:
+        ppm = self._rng.randint(800_000, 1_250_000)
+        machine.set_clock_speed(ppm)
+        return f"{machine.name} at {ppm / 1_000_000}"
+
+    # --- links
+
+    def _cut_for(self, pairs: list[tuple[str, str]], what: str, sleeper: Machine | None = None) -> str:
+        """Cut links for a drawn time. sleeper: its clock stands still meanwhile, so that it notices nothing."""
+        hold = self._rng.random() < 0.3
+        cut_us = self._rng.choice([self._rng.randint(50_000, 2_000_000), self._rng.randint(2_000_000, 8_000_000)])
+        for sender, receiver in pairs:
+            self._cluster.network.cut_link(sender, receiver, hold)
+        self._scheduler.at(self._scheduler.now_us + cut_us, self._heal_pairs, pairs)
+        if sleeper is not None and sleeper.process is not None:
+            self._pause_slot(sleeper, "election_timer", cut_us)
+        return f"{what} for {cut_us} us{', frames are held' if hold else ''}"
+
+    def _heal_pairs(self, pairs: list[tuple[str, str]]) -> None:
+        for sender, receiver in pairs:
+            self._cluster.network.heal_link(sender, receiver)
+
+    def _partition(self, machine: Machine) -> str:
+        everybody = [*self._cluster.names, *self._cluster.clients]
+        side = {name for name in everybody if self._rng.random() < 0.5}
+        pairs = [(one, two) for one in everybody for two in everybody if (one in side) != (two in side)]
+        return self._cut_for(pairs, f"{' '.join(name for name in everybody if name in side)} from the rest")
+
+    def _isolate(self, machine: Machine) -> str:
+        """From the other nodes, though clients may still reach it."""
+        others = [name for name in self._cluster.names if name != machine.name]
+        if self._rng.random() < 0.3:
+            others += self._cluster.clients
+        pairs = [(machine.name, other) for other in others] + [(other, machine.name) for other in others]
+        sleeper = machine if self._rng.random() < 0.5 else None
+        return self._cut_for(pairs, f"{machine.name}{' asleep' if sleeper else ''} from {' '.join(others)}", sleeper)
+
+    def _one_way(self, machine: Machine) -> str:
+        others = [name for name in self._cluster.names if name != machine.name]
+        pairs = [(machine.name, other) for other in others]
+        if self._rng.random() < 0.5:
+            pairs = [(other, machine.name) for other in others]
+        return self._cut_for(pairs, " ".join(f"{sender}>{receiver}" for sender, receiver in pairs))
+
+    def _partial(self, machine: Machine) -> str:
+        """Some pairs of nodes do not see each other, though both see others (Cloudflare 2020)."""
+        names = self._cluster.names
+        pairs = [(one, two) for one in names for two in names if one < two and self._rng.random() < 0.4]
+        both = pairs + [(two, one) for one, two in pairs]
+        return self._cut_for(both, " ".join(f"{one}|{two}" for one, two in pairs)) if pairs else ""
+
+    def _flap(self, machine: Machine) -> str:
+        others = [name for name in self._cluster.names if name != machine.name]
+        if not others:
+            return ""
+        other = self._rng.choice(others)
+        start_us = self._scheduler.now_us
+        pairs = [(machine.name, other), (other, machine.name)]
+        for number in range(self._rng.randint(3, 12)):
+            at_us = start_us + number * 200_000
+            self._scheduler.at(at_us, partial(self._cut_pairs, pairs), None)
+            self._scheduler.at(at_us + self._rng.randint(20_000, 180_000), self._heal_pairs, pairs)
+        return f"{machine.name} and {other}"
+
+    def _cut_pairs(self, pairs: list[tuple[str, str]], _argument: None) -> None:
+        if self._active:
+            for sender, receiver in pairs:
+                self._cluster.network.cut_link(sender, receiver, hold=False)
+
+    def _loss_burst(self, machine: Machine) -> str:
+        network, options = self._cluster.network, self._cluster.options
+        network.loss, network.duplication = self._rng.uniform(0, 0.3), self._rng.uniform(0, 0.5)
+        network.long_delay = 0.1
+        burst_us = self._rng.randint(100_000, 3_000_000)
+
+        def end(_argument: None) -> None:
+            if self._active:
+                network.loss, network.duplication = options.loss, options.duplication
+                network.long_delay = options.long_delay
+
+        self._scheduler.at(self._scheduler.now_us + burst_us, end, None)
+        return f"for {burst_us} us"
+
+    # --- disks
+
+    def _slow_disk(self, machine: Machine) -> str:
+        machine.disk.factor = self._rng.choice([5, 20, 100])
+        self._later(self._heal_disk, machine, 100_000, 3_000_000)
+        return f"{machine.name} by {machine.disk.factor}"
+
+    def _stalled_disk(self, machine: Machine) -> str:
+        stall_us = self._rng.randint(100_000, 6_000_000)
+        machine.disk.stalled_until_us = self._scheduler.now_us + stall_us
+        return f"{machine.name} for {stall_us} us"
+
+    def _full_disk(self, machine: Machine) -> str:
+        full_us = self._rng.randint(200_000, 6_000_000)
+        machine.disk.full_until_us = self._scheduler.now_us + full_us
+        machine.disk.full_for_overwrites = self._rng.random() < 0.7
+        return f"{machine.name} for {full_us} us"
+
+    def _failing_sync(self, machine: Machine) -> str:
+        machine.disk.failing_syncs = 1
+        return machine.name
+
+    def _heal_disk(self, machine: Machine) -> None:
+        disk = machine.disk
+        disk.factor = 1
+        if not self._active:
+            disk.failing_syncs = disk.full_until_us = disk.stalled_until_us = 0
+
+    def _may_lose(self, machine: Machine) -> bool:
+        """Not before the first election, which needs everybody (trap 22)."""
+        invariants = self._cluster.invariants
+        lost = invariants.lost | invariants.damaged | {machine.name}
+        return self._rng.random() < 0.4 and bool(invariants.committed) and len(lost) <= self._losable
+
+    def _bit_flip(self, machine: Machine) -> str:
+        if machine.process is None or not self._may_lose(machine):
+            return ""
+        machine.crash(power=False)
+        self._later(self._start, machine, *DOWN_US)
+        if not machine.disk.flip_bit():
+            return ""
+        self._cluster.invariants.damaged.add(machine.name)
+        return machine.name
+
+    def _wiped_disk(self, machine: Machine) -> str:
+        if machine.process is None or not self._may_lose(machine):
+            return ""
+        machine.crash(power=True)
+        machine.disk.wipe()
+        self._cluster.invariants.on_wiped(machine.name)
+        self._later(self._start, machine, *DOWN_US)
+        return machine.name

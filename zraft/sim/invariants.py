@@ -1,0 +1,280 @@
+"""What must hold at every step (paper, figure 3), checked by one who sees all nodes and all disks at once.
+
+Every check is incremental: it looks at what has changed since it last looked at that node. A violation is a
+BaseException, so that no actor's guard takes it for a death of that actor.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Any
+
+from zraft.messages import AppendEntries, AppendReply, Entry, Heartbeat, RequestVote, VoteReply
+from zraft.raft import Raft, Role
+from zraft.sim.durable import Holding
+from zraft.sim.reference import Reference
+from zraft.wire import unpack_peer, unpack_peer_frame
+
+if TYPE_CHECKING:
+    from zraft.sim.node import Machine
+
+
+class Violation(BaseException):
+    """An invariant does not hold. `invariant`: its short name."""
+
+    def __init__(self, invariant: str, what: str) -> None:
+        super().__init__(f"{invariant}: {what}")
+        self.invariant = invariant
+
+
+class Seen:
+    """What was last looked at of one life of a consensus."""
+
+    def __init__(self, raft: Raft) -> None:
+        self.raft = raft
+        self.terms: list[int] = []  # of its log
+        self.last = (-1, -1)  # (last index, last term)
+        self.commit_index = 0
+        self.current_term = 0
+        self.durable_index = 0
+        self.led_term = 0  # the term in which it was the leader then
+
+
+class Invariants:
+    """`committed`: every entry that was ever known to be committed, in order."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.holdings = {name: Holding() for name in names}
+        self.lost: set[str] = set()  # nodes whose disk was wiped or refused: what they held counts as held
+        self.wiped: set[str] = set()
+        self.damaged: set[str] = set()  # nodes in whose log a bit was flipped
+        self.committed: list[Entry] = []
+        self.committed_in: list[int] = []  # in which term each was first known to be
+        self.leader_of: dict[int, str] = {}
+        self.reference = Reference()
+        self._names = names
+        self._entries: dict[tuple[int, int], tuple[Entry, int]] = {}  # (index, term) -> (entry, term of the one before)
+        self._leader_runs: dict[int, tuple[list[int], list[int], int]] = {}  # term -> its leader's log at its election
+        self._votes: dict[tuple[str, int], str] = {}
+        self._hash_at: dict[int, str] = {}
+        self._seen: dict[str, Seen] = {}
+
+    # --- consensus
+
+    def after_consensus(self, name: str, raft: Raft, now_us: int) -> None:
+        """A consensus has taken a batch in."""
+        seen = self._seen.get(name)
+        if seen is None or seen.raft is not raft:
+            self._begins_with_its_disk(name, raft, now_us)
+            seen = self._seen[name] = Seen(raft)
+        log = raft.log
+        if not raft.applying_index <= max(min(raft.commit_index, log.durable_index), raft.applied_index):
+            raise Violation(
+                "applied <= committed and durable",
+                f"{name}: applying {raft.applying_index}, committed {raft.commit_index}, durable {log.durable_index}",
+            )
+        if raft.commit_index > log.last_index:
+            raise Violation("committed <= last", f"{name}: {raft.commit_index} > {log.last_index}")
+        if raft.current_term < seen.current_term:
+            raise Violation("term goes back", f"{name}: {raft.current_term} < {seen.current_term}")
+        seen.current_term = raft.current_term
+        if (log.last_index, log.last_term) != seen.last:
+            self._log_matching(name, raft, seen)
+        if log.durable_index != seen.durable_index:
+            self._believed_durable(name, raft, seen, now_us)
+        if raft.role is Role.LEADER and self.leader_of.get(raft.current_term) != name:
+            self._election_safety(name, raft, now_us)
+        if raft.commit_index != seen.commit_index:
+            self._state_machine_safety(name, raft, seen, now_us)
+        seen.led_term = raft.current_term if raft.role is Role.LEADER else 0
+
+    def _begins_with_its_disk(self, name: str, raft: Raft, now_us: int) -> None:
+        """A new consensus knows all that its node has promised: term, vote, entries (the fence of Recover)."""
+        holding = self._settled(name, now_us)
+        term, voted_for = holding.hard_state
+        same_vote = raft.current_term > term or raft.voted_for == voted_for or raft.voted_for and not voted_for
+        if raft.current_term < term or not same_vote:
+            raise Violation(
+                "begins with what is on disk",
+                f"{name}: term {raft.current_term}, vote {raft.voted_for}; on disk {holding.hard_state}",
+            )
+        durable = raft.log.durable_index
+        if durable != len(holding.terms) or (durable and raft.log.term(durable) != holding.terms[-1]):
+            raise Violation("begins with what is on disk", f"{name}: {durable} entries; on disk {len(holding.terms)}")
+
+    def _log_matching(self, name: str, raft: Raft, seen: Seen) -> None:
+        """Same index and term: same entry, and the same one before it; so, by induction, the same all the way."""
+        log, terms = raft.log, seen.terms
+        agreed = min(log.last_index, len(terms))
+        while agreed and log.term(agreed) != terms[agreed - 1]:
+            agreed -= 1
+        del terms[agreed:]
+        before = terms[-1] if terms else 0
+        for index in range(agreed + 1, log.last_index + 1):
+            term = log.term(index)
+            if term < before:
+                raise Violation("log matching", f"{name}: term {term} after {before} at {index}")
+            if index >= log.tail_first:
+                entry = log._entries[index - log.tail_first]  # `slice` would change which tuples the log hands out
+                known = self._entries.setdefault((index, term), (entry, before))
+                if known[0] is not entry and known != (entry, before):
+                    raise Violation("log matching", f"{name}: {entry} after {before} at {index}, elsewhere {known}")
+                if entry.term != term:
+                    raise Violation("log matching", f"{name}: {entry} at {index}, its log says term {term}")
+            terms.append(term)
+            before = term
+        seen.last = (log.last_index, log.last_term)
+
+    def _believed_durable(self, name: str, raft: Raft, seen: Seen, now_us: int) -> None:
+        """What the core takes for durable here is (traps 7, 8)."""
+        durable = seen.durable_index = raft.log.durable_index
+        holding = self._settled(name, now_us)
+        if durable and (len(holding.terms) < durable or holding.terms[durable - 1] != raft.log.term(durable)):
+            raise Violation("durable is on disk", f"{name} takes {durable} for durable; on disk: {holding.terms[-5:]}")
+
+    def _settled(self, name: str, now_us: int) -> Holding:
+        holding = self.holdings[name]
+        holding.settle(now_us)
+        return holding
+
+    def _election_safety(self, name: str, raft: Raft, now_us: int) -> None:
+        """One leader a term, with all in its log that is committed, and with its own vote on its disk."""
+        term = raft.current_term
+        other = self.leader_of.setdefault(term, name)
+        if other != name:
+            raise Violation("election safety", f"{other} and {name} lead in term {term}")
+        holding = self._settled(name, now_us)
+        if holding.hard_state != (term, name):
+            raise Violation("durable before said", f"{name} leads term {term}, on disk {holding.hard_state}")
+        voters = [voter for voter in self._names if voter == name or self._votes.get((voter, term)) == name]
+        if 2 * len(voters) <= len(self._names):
+            raise Violation("elected by a majority", f"{name} leads term {term}, voted for by {voters}")
+        runs = raft.log.term_runs()
+        log = self._leader_runs[term] = [first for first, _ in runs], [term for _, term in runs], raft.log.last_index
+        for index in range(len(self.committed), 0, -1):
+            if self.committed_in[index - 1] < term:
+                self._leader_completeness(term, log, index)
+                return  # this one has it, so by log matching all before it
+
+    def _leader_completeness(self, term: int, log: tuple[list[int], list[int], int], index: int) -> None:
+        first, terms, last_index = log
+        run = bisect_right(first, index) - 1
+        if index > last_index or terms[run] != self.committed[index - 1].term:
+            raise Violation("leader completeness", f"{self.leader_of[term]} leads {term} without committed {index}")
+
+    def _state_machine_safety(self, name: str, raft: Raft, seen: Seen, now_us: int) -> None:
+        """What is committed stays so, everywhere."""
+        if raft.commit_index < seen.commit_index:
+            raise Violation("commit goes back", f"{name}: {raft.commit_index} < {seen.commit_index}")
+        committed, log = self.committed, raft.log
+        if seen.led_term == raft.current_term and log.term(raft.commit_index) != raft.current_term:
+            raise Violation(
+                "commits by its own term",
+                f"{name}, leader of {raft.current_term}, commits {raft.commit_index} of {log.term(raft.commit_index)}",
+            )
+        known = min(raft.commit_index, len(committed))
+        if known and log.term(known) != committed[known - 1].term:
+            was = committed[known - 1].term
+            raise Violation("committed changes", f"{name}: entry {known} has term {log.term(known)}, not {was}")
+        if raft.commit_index > len(committed):
+            self._on_quorum(name, raft, now_us)
+            for index in range(len(committed) + 1, raft.commit_index + 1):
+                entry = self._entries[index, log.term(index)][0]
+                committed.append(entry)
+                self.committed_in.append(raft.current_term)
+                self.reference.take(index, entry)
+            for term, leader_log in self._leader_runs.items():
+                if term > raft.current_term:
+                    self._leader_completeness(term, leader_log, raft.commit_index)
+        seen.commit_index = raft.commit_index
+
+    def _on_quorum(self, name: str, raft: Raft, now_us: int) -> None:
+        """What is first known to be committed is on the disks of a majority, as it is here."""
+        index = raft.commit_index
+        term = raft.log.term(index)
+        holders = []
+        for other in self._names:
+            terms = self._settled(other, now_us).terms
+            if other in self.lost or (len(terms) >= index and terms[index - 1] == term):
+                holders.append(other)
+        if 2 * len(holders) <= len(self._names):
+            raise Violation("committed is on a quorum", f"{name} commits {index} of {term}, durable only on {holders}")
+
+    # --- applier
+
+    def after_applier(self, name: str, machine: Any, now_us: int) -> None:
+        """An applier has taken a batch in."""
+        index = machine.last_applied
+        if not index:
+            return
+        if index > len(self.committed):
+            raise Violation("applied <= committed", f"{name} applied {index}, committed {len(self.committed)}")
+        terms = self._settled(name, now_us).terms
+        if name not in self.lost and (len(terms) < index or terms[index - 1] != self.committed[index - 1].term):
+            raise Violation("applied is durable", f"{name} applied {index}, on its disk {terms[index - 1:index]}")
+        state_hash = machine.state_hash
+        if self._hash_at.setdefault(index, state_hash) != state_hash:
+            raise Violation("equal state", f"{name} at {index}: {state_hash}, elsewhere {self._hash_at[index]}")
+        if machine.revision != self.reference.revision_at[index]:
+            raise Violation(
+                "applied once",
+                f"{name} at {index}: revision {machine.revision}, must be {self.reference.revision_at[index]}",
+            )
+
+    # --- what is said
+
+    def on_frame(self, sender: str, receiver: str, frame: bytes, now_us: int) -> None:
+        """Trap 7: no term, no vote, no acknowledgement leaves a node before it is durable there."""
+        holding = self._settled(sender, now_us)
+        term, voted_for = holding.hard_state
+        for body in unpack_peer_frame(frame).bodies:
+            message = unpack_peer(body)
+            kind = type(message)
+            if kind in (RequestVote, VoteReply) and message.pre_vote:
+                continue
+            if message.term > term:
+                raise Violation("durable before said", f"{sender} says {message}; on disk {holding.hard_state}")
+            if sender in self.wiped:
+                self._wiped_takes_no_part(sender, receiver, message)
+            if kind is AppendReply and message.success:
+                if term == message.term and len(holding.terms) < message.at_index:
+                    raise Violation(
+                        "durable before said", f"{sender} says {message}; on disk {len(holding.terms)} entries"
+                    )
+            elif kind is RequestVote or (kind is VoteReply and message.granted):
+                vote = sender if kind is RequestVote else receiver
+                if term == message.term and voted_for != vote:
+                    raise Violation("durable before said", f"{sender} says {message}; on disk {holding.hard_state}")
+                known = self._votes.setdefault((sender, message.term), vote)
+                if known != vote:
+                    raise Violation("one vote a term", f"{sender} votes for {known} and {vote} in {message.term}")
+            elif kind in (AppendEntries, Heartbeat) and self.leader_of.get(message.term) != sender:
+                raise Violation("election safety", f"{sender} says {message}, leader is {self.leader_of.get(term)}")
+
+    def _wiped_takes_no_part(self, sender: str, receiver: str, message: Any) -> None:
+        """Trap 22. (To vote for somebody without a log does no harm: it would need everybody's votes.)"""
+        granted = type(message) is VoteReply and message.granted and self.holdings[receiver].terms
+        if granted or (type(message) is AppendReply and message.success):
+            raise Violation("a wiped node takes no part", f"{sender} says {message} to {receiver}")
+
+    # --- starts
+
+    def on_found(self, machine: Machine, terms: list[int], hard_state: Any, done_us: int, now_us: int) -> None:
+        """A log_writer began a life and found this."""
+        holding = self.holdings[machine.name]
+        if machine.name not in self.lost and not holding.on_found(terms, hard_state, now_us, done_us):
+            possible = [(len(each), each[-3:], state) for each, state in holding.possible()]
+            raise Violation(
+                "what was durable is found",
+                f"{machine.name} found {len(terms)} entries {terms[-3:]}, {hard_state}; possible {possible}",
+            )
+
+    def on_crash(self, name: str, now_us: int) -> None:
+        """What was under way is in doubt."""
+        self.holdings[name].crash(now_us)
+
+    def on_wiped(self, name: str) -> None:
+        """Its disk is empty now."""
+        self.lost.add(name)
+        self.wiped.add(name)
+        self.holdings[name] = Holding()

@@ -1,0 +1,117 @@
+"""What a run may draw: one record, drawn from a seed (ranges in the spirit of TigerBeetle's simulator)."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import NamedTuple
+
+FAULTS = (
+    "kill-actor",
+    "crash-process",
+    "crash-power",
+    "crash-all",
+    "partition",
+    "one-way",
+    "isolate",
+    "partial",
+    "flap",
+    "loss-burst",
+    "pause-node",
+    "pause-actor",
+    "clock-drift",
+    "slow-disk",
+    "stalled-disk",
+    "full-disk",
+    "failing-sync",
+    "bit-flip",
+    "wiped-disk",
+    "thread-death",
+    "clean-stop",
+    "transfer",
+)
+"""Every kind of fault that `faults` knows. clean-stop and transfer are no faults, but moments worth crossing."""
+
+
+COMBINATIONS = (
+    ("isolate", "pause-actor", "pause-node"),
+    ("kill-actor", "slow-disk"),
+    ("isolate", "slow-disk", "crash-process"),
+    ("partial",),
+    ("stalled-disk",),
+    ("bit-flip", "crash-process"),
+    ("crash-power", "failing-sync"),
+)
+"""Kinds that bring out more together, or alone, than among many: each was chosen for a classic mistake."""
+
+
+class Options(NamedTuple):
+    """One run. Times are virtual; `_us` microseconds, `_ms` milliseconds; probabilities are between 0 and 1."""
+
+    nodes: int = 3
+    clients: int = 4
+    client_window: int = 2  # operations that a client has under way
+    think_ms: int = 60  # mean pause of a client between two operations
+    client_timeout_ms: tuple[int, int] = (1_000, 6_000)
+    keys: int = 4
+    faults_ms: int = 60_000  # how long faults are injected
+    calm_ms: int = 10_000  # within which, without faults, the cluster must elect, commit and converge
+    max_events: int = 0  # end the faults early after so many events; 0: no limit
+    election_timeout_ms: tuple[int, int] = (150, 300)
+    heartbeat_ms: int = 50
+    # the network between nodes
+    delay_us: tuple[int, int] = (50, 1_000)
+    long_delay: float = 0.0  # probability that a frame takes up to 100 times as long
+    loss: float = 0.0
+    duplication: float = 0.0
+    # inside a node
+    actor_delay_us: int = 100  # at most, until an actor that has something to do runs
+    segment_bytes: int = 64 * 1024
+    sync_us: int = 300  # mean of an fsync
+    faults: tuple[str, ...] = ()
+    fault_interval_ms: int = 1_000  # mean
+
+
+def nodes_of(seed: int) -> int:
+    """Three and five nodes in turn, and now and then a single one."""
+    if seed % 20 == 19:
+        return 1
+    return 3 if seed % 2 == 0 else 5
+
+
+def draw_options(seed: int, nodes: int, faults_ms: int) -> Options:
+    """The options of a seed. Some runs are lossy, some are calm but for one or two kinds of faults, some have all."""
+    rng = Random(f"options {seed}")
+    is_noisy = rng.random() < 0.6
+    return Options(
+        nodes=nodes,
+        clients=rng.randint(2, 6),
+        client_window=rng.randint(1, 3),
+        think_ms=rng.choice([20, 60, 120, 500]),
+        client_timeout_ms=rng.choice([(300, 1_000), (1_000, 6_000), (5_000, 10_000)]),
+        keys=rng.randint(2, 6),
+        faults_ms=faults_ms,
+        delay_us=rng.choice([(50, 300), (50, 1_000), (100, 5_000), (1_000, 20_000)]),
+        long_delay=rng.choice([0.0, 0.01, 0.1]) if is_noisy else 0.0,
+        loss=rng.choice([0.0, 0.01, 0.05, 0.3]) if is_noisy else 0.0,
+        duplication=rng.choice([0.0, 0.02, 0.5]) if is_noisy else 0.0,
+        actor_delay_us=rng.choice([50, 200, 2_000]),
+        segment_bytes=rng.choice([16 * 1024, 32 * 1024, 128 * 1024, 512 * 1024]),
+        sync_us=rng.choice([100, 500, 3_000]),
+        faults=_draw_faults(rng),
+        fault_interval_ms=rng.choice([150, 500, 1_500, 4_000]),
+    )
+
+
+def _draw_faults(rng: Random) -> tuple[str, ...]:
+    """Many kinds at once hide what one of them does for longer, and the other way round: so both."""
+    dice = rng.random()
+    if dice < 0.35:
+        return rng.choice(COMBINATIONS)
+    if dice < 0.5:
+        return tuple(rng.sample(FAULTS, rng.randint(1, 3)))
+    if dice < 0.6:
+        return FAULTS
+    kinds = [kind for kind in FAULTS if rng.random() < 0.5]
+    if dice < 0.75:
+        kinds += ["kill-actor"] * (1 + len(kinds))  # at least every other one
+    return tuple(kinds) or ("kill-actor",)

@@ -1,0 +1,33 @@
+"""Virtual time: events in the order of their time, and of their making where times are equal."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+Event = tuple[int, int, Callable[[Any], None], Any]
+
+
+class Scheduler:
+    """`now_us`: virtual microseconds since the run began. `events`: how many have been handled."""
+
+    def __init__(self) -> None:
+        self.now_us = 0
+        self.events = 0
+        self._queue: list[Event] = []
+        self._made = 0
+
+    def at(self, time_us: int, action: Callable[[Any], None], argument: Any) -> None:
+        """Call action(argument) at time_us, or now if that has passed."""
+        self._made += 1
+        heapq.heappush(self._queue, (max(time_us, self.now_us), self._made, action, argument))
+
+    def run_until(self, end_us: int) -> None:
+        """Handle all events up to end_us."""
+        queue, pop = self._queue, heapq.heappop
+        while queue and queue[0][0] <= end_us:
+            self.now_us, _, action, argument = pop(queue)
+            self.events += 1
+            action(argument)
+        self.now_us = max(self.now_us, end_us)
