@@ -84,6 +84,7 @@ class Node:
         self.founding = Membership(0, {voter: Address(f"tcp://{voter}:1", f"tcp://{voter}:2") for voter in voters})
         self.disk = ModelDisk()
         self.done: deque[Callable[[], Any]] = deque()  # answers of the log_writer that consensus has not seen yet
+        self.stands: deque[Callable[[], Any]] = deque()  # and of a new applier
         self.applied: list[Entry] = []
         self.applying: deque[tuple[int, tuple[Entry, ...]]] = deque()
         self.answers: list[tuple[int, Any]] = []  # (read index, context)
@@ -102,6 +103,7 @@ class Node:
         durable = Durable(term, vote, disk.log(tail), disk.hard_state is None, len(self.applied))
         self.raft = Raft(self.id, members, durable, SETTINGS, self.rng)
         self.done.clear()
+        self.stands.clear()
         self.applying.clear()
         self.lives += 1
 
@@ -202,9 +204,10 @@ class Cluster:
             node.done.append(lambda raft: raft.on_appended(sequence))
 
     def notify(self, node: Node) -> None:
-        """Consensus takes in what the log_writer has to say."""
-        events = list(node.done)
+        """Consensus takes in what the log_writer and the applier have to say."""
+        events = [*node.done, *node.stands]
         node.done.clear()
+        node.stands.clear()
         if events:
             self.input(node, *events)
 
@@ -222,6 +225,7 @@ class Cluster:
         node.running = False
         node.disk.lose_queue(written, torn_runs)
         node.done.clear()
+        node.stands.clear()
         node.applying.clear()
         node.applied = []
 
@@ -247,7 +251,7 @@ class Cluster:
         node.applying.clear()
         node.applied = []
         self.input(node, lambda raft: raft.on_applier_lost())
-        node.done.append(lambda raft: raft.on_applier_restarted(0))
+        node.stands.append(lambda raft: raft.on_applier_restarted(0))
 
     def tick(self, *nodes: Node) -> None:
         for node in nodes or self.nodes.values():
@@ -262,7 +266,7 @@ class Cluster:
             for node in self.nodes.values():
                 if node.running and node.disk.queue and not node.disk.stalled:
                     self.complete(node)
-                busy = busy or bool(node.done)
+                busy = busy or bool(node.done or node.stands)
                 self.notify(node)
                 while node.running and node.applying:
                     self.apply(node)
