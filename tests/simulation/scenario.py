@@ -14,6 +14,7 @@ from cluster_harness import Node, Packet
 from scenario_cluster import Scene
 from scenario_words import KINDS, said_entries, said_packet, said_progress, said_status, said_write
 
+from zraft.errors import ImpossibleState
 from zraft.messages import Entry
 
 LIMITS = {"inflight": "zraft.raft.progress.MAX_INFLIGHT_MESSAGES", "run-bytes": "zraft.raft.log.MAX_RUN_BYTES"}
@@ -26,7 +27,7 @@ class ScriptError(Exception):
 def run_scenario(text: str, check: bool = True) -> str:
     """The scenario with what its commands do now. check: whether the invariants of `cluster_invariants` must hold.
 
-    Raises ScriptError with the line's number; AssertionError and ImpossibleState where an invariant is broken."""
+    Raises ScriptError, or AssertionError where an invariant is broken, with the line's number."""
     result: list[str] = []
     lines = text.splitlines()
     with ExitStack() as undo:
@@ -46,6 +47,9 @@ def run_scenario(text: str, check: bool = True) -> str:
                     script.command(line)
                 except ScriptError as error:
                     raise ScriptError(f"line {position}, {line!r}: {error}") from None
+                except (AssertionError, ImpossibleState) as error:
+                    told = "\n".join(script.take_lines())
+                    raise AssertionError(f"line {position}, {line!r}: {error}\n{told}") from error
     if script.take_lines():
         raise ScriptError("the last commands have no ---- under them")
     return "\n".join(result) + "\n"
