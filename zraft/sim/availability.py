@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from zraft.raft import Raft, Role
 from zraft.sim.invariants import Violation
 from zraft.sim.network import LONG_DELAY
+from zraft.sim.options import MAX_LAG_US
 
 if TYPE_CHECKING:
     from zraft.sim.cluster import Cluster
@@ -45,6 +46,7 @@ class Availability:
         self._watches = {name: Watch() for name in cluster.names}
         timeout_ms = cluster.options.election_timeout_ms[1]
         on_their_way_us = cluster.options.delay_us[1] * (1 + LONG_DELAY)
+        on_their_way_us += MAX_LAG_US if "lag" in cluster.options.faults else 0
         self._cut_off_limit_us = 3 * timeout_ms * 1000 + 200_000 + on_their_way_us
         self._stall_limit_us = 2 * cluster.settings.disk_stall_ms * 1000 + 300_000
         options = cluster.options
@@ -163,7 +165,7 @@ class Availability:
         network = self._cluster.network
         if network.loss or network.long_delay or leader not in among or not self._is_well(leader):
             return set()
-        well = {name for name in among if self._is_well(name) and not network.is_cut(name, leader)}
+        well = {name for name in among if self._is_well(name) and network.is_well(name, leader)}
         return well if 2 * len(well) > len(self._cluster.names) else set()
 
     def _is_well(self, name: str) -> bool:

@@ -32,7 +32,7 @@ class SimClient:
         self._scheduler = cluster.scheduler
         self._rng = Random(f"client {cluster.seed} {name}")
         self._options = cluster.options
-        self._reads = self._rng.choice((0.2, 0.4, 1.0))  # part of its operations that are reads
+        self._reads = self._rng.choice(cluster.options.read_parts)
         self._node_at = cluster.node_at
         endpoints = list(cluster.node_at)
         self._rng.shuffle(endpoints)

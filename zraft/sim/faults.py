@@ -7,31 +7,31 @@ whole, as nothing could be promised otherwise. Everything else may hit all nodes
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
 from zraft.sim.invariants import Violation
+from zraft.sim.link_faults import LinkFaults, both_ways
 from zraft.sim.options import FAULTS
 from zraft.wire import RequestKind, pack_requests
 
 if TYPE_CHECKING:
     from zraft.sim.cluster import Cluster
-    from zraft.sim.node import Machine
+    from zraft.sim.node import Machine, Process
 
 DOWN_US = (50_000, 3_000_000)  # how long a crashed node stays down
 MAX_BOUNDARY = 12
+SEEK_US = 1_000
+SEEK_FOR_US = 400_000
+COUNTED_LATER = ("stalled-disk", "slow-disk", "full-disk", "failing-sync", "kill-in-write")  # when it takes effect
 KILLABLE = ("frontend", "transport", "consensus", "log_writer", "applier", "election_timer")
 
 
-class Faults:
+class Faults(LinkFaults):
     """`begin` starts the nodes and the schedule; `end` takes all faults back."""
 
     def __init__(self, cluster: Cluster, rng: Random) -> None:
-        self._cluster = cluster
-        self._scheduler = cluster.scheduler
-        self._rng = rng
-        self._active = False
+        super().__init__(cluster, rng)
         self._births: dict[tuple[str, str], int] = {}  # (machine, actor) -> boundary at which its next life dies
         self._kinds = cluster.options.faults
         self._actions: dict[str, Callable[[Machine], str]] = {
@@ -59,7 +59,7 @@ class Faults:
         machine = self._pick()
         done = self._actions[kind](machine)
         if done:
-            self._cluster.counts[kind] += kind not in ("stalled-disk", "slow-disk", "full-disk", "failing-sync")
+            self._cluster.counts[kind] += kind not in COUNTED_LATER
             self._cluster.trace.event(self._scheduler.now_us, f"fault: {kind}: {done}")
         self._plan()
 
@@ -168,6 +168,29 @@ class Faults:
             self._cluster.availability.disturbed(machine.name)
         return boundary
 
+    def _kill_in_write(self, machine: Machine) -> str:
+        """consensus dies while its disk is busy and another of its Appends waits, with votes and acknowledgements in
+        it that its successor must never see done after it was told what is durable (the fence of Recover)."""
+        process = machine.process
+        if process is None:
+            return ""
+        machine.disk.factor = self._rng.choice([20, 100])
+        self._later(self._heal_disk, machine, SEEK_FOR_US, 2 * SEEK_FOR_US)
+        self._seek_write((process, self._scheduler.now_us + SEEK_FOR_US))
+        return f"consensus of {machine.name}, its disk slow by {machine.disk.factor}"
+
+    def _seek_write(self, sought: tuple[Process, int]) -> None:
+        process, end_us = sought
+        if not (self._active and process.alive):
+            return
+        now_us, writer = self._scheduler.now_us, process.slots["log_writer"]
+        if writer.busy_until_us > now_us + SEEK_US and writer.mailbox.get("consensus"):
+            self._cluster.counts["kill-in-write"] += 1
+            self._cluster.availability.disturbed(process.machine.name)
+            process.kill("consensus", 0)
+        elif now_us < end_us:
+            self._scheduler.at(now_us + SEEK_US, self._seek_write, sought)
+
     def _thread_death(self, machine: Machine) -> str:
         process = machine.process
         if process is None or not process.supervisor.up:
@@ -219,84 +242,6 @@ class Faults:
         machine.set_clock_speed(ppm)
         return f"{machine.name} at {ppm / 1_000_000}"
 
-    # --- links
-
-    def _cut_for(self, pairs: list[tuple[str, str]], what: str, sleeper: Machine | None = None) -> str:
-        """Cut links for a drawn time. sleeper: its clock stands still meanwhile, so that it notices nothing."""
-        hold = self._rng.random() < 0.3
-        cut_us = self._rng.choice([self._rng.randint(50_000, 2_000_000), self._rng.randint(2_000_000, 8_000_000)])
-        for sender, receiver in pairs:
-            self._cluster.network.cut_link(sender, receiver, hold)
-        self._scheduler.at(self._scheduler.now_us + cut_us, self._heal_pairs, pairs)
-        if sleeper is not None and sleeper.process is not None:
-            self._pause_slot(sleeper, "election_timer", cut_us)
-        return f"{what} for {cut_us} us{', frames are held' if hold else ''}"
-
-    def _heal_pairs(self, pairs: list[tuple[str, str]]) -> None:
-        for sender, receiver in pairs:
-            self._cluster.network.heal_link(sender, receiver)
-
-    def _partition(self, machine: Machine) -> str:
-        everybody = [*self._cluster.names, *self._cluster.clients]
-        side = {name for name in everybody if self._rng.random() < 0.5}
-        pairs = [(one, two) for one in everybody for two in everybody if (one in side) != (two in side)]
-        return self._cut_for(pairs, f"{' '.join(name for name in everybody if name in side)} from the rest")
-
-    def _isolate(self, machine: Machine) -> str:
-        """From the other nodes, though clients may still reach it."""
-        others = [name for name in self._cluster.names if name != machine.name]
-        if self._rng.random() < 0.3:
-            others += self._cluster.clients
-        pairs = [(machine.name, other) for other in others] + [(other, machine.name) for other in others]
-        sleeper = machine if self._rng.random() < 0.5 else None
-        return self._cut_for(pairs, f"{machine.name}{' asleep' if sleeper else ''} from {' '.join(others)}", sleeper)
-
-    def _one_way(self, machine: Machine) -> str:
-        others = [name for name in self._cluster.names if name != machine.name]
-        pairs = [(machine.name, other) for other in others]
-        if self._rng.random() < 0.5:
-            pairs = [(other, machine.name) for other in others]
-        return self._cut_for(pairs, " ".join(f"{sender}>{receiver}" for sender, receiver in pairs))
-
-    def _partial(self, machine: Machine) -> str:
-        """Some pairs of nodes do not see each other, though both see others (Cloudflare 2020)."""
-        names = self._cluster.names
-        pairs = [(one, two) for one in names for two in names if one < two and self._rng.random() < 0.4]
-        both = pairs + [(two, one) for one, two in pairs]
-        return self._cut_for(both, " ".join(f"{one}|{two}" for one, two in pairs)) if pairs else ""
-
-    def _flap(self, machine: Machine) -> str:
-        others = [name for name in self._cluster.names if name != machine.name]
-        if not others:
-            return ""
-        other = self._rng.choice(others)
-        start_us = self._scheduler.now_us
-        pairs = [(machine.name, other), (other, machine.name)]
-        for number in range(self._rng.randint(3, 12)):
-            at_us = start_us + number * 200_000
-            self._scheduler.at(at_us, partial(self._cut_pairs, pairs), None)
-            self._scheduler.at(at_us + self._rng.randint(20_000, 180_000), self._heal_pairs, pairs)
-        return f"{machine.name} and {other}"
-
-    def _cut_pairs(self, pairs: list[tuple[str, str]], _argument: None) -> None:
-        if self._active:
-            for sender, receiver in pairs:
-                self._cluster.network.cut_link(sender, receiver, hold=False)
-
-    def _loss_burst(self, machine: Machine) -> str:
-        network, options = self._cluster.network, self._cluster.options
-        network.loss, network.duplication = self._rng.uniform(0, 0.3), self._rng.uniform(0, 0.5)
-        network.long_delay = 0.1
-        burst_us = self._rng.randint(100_000, 3_000_000)
-
-        def end(_argument: None) -> None:
-            if self._active:
-                network.loss, network.duplication = options.loss, options.duplication
-                network.long_delay = options.long_delay
-
-        self._scheduler.at(self._scheduler.now_us + burst_us, end, None)
-        return f"for {burst_us} us"
-
     # --- disks
 
     def _slow_disk(self, machine: Machine) -> str:
@@ -308,6 +253,15 @@ class Faults:
         stall_us = self._rng.randint(100_000, 6_000_000)
         machine.disk.stalled_until_us = self._scheduler.now_us + stall_us
         return f"{machine.name} for {stall_us} us"
+
+    def _stall_and_cut(self, machine: Machine) -> str:
+        """The disk answers nothing while the node is cut off from the others, nor for a while after: what a leader had
+        under way there is overwritten by its successor's entries before it completes (trap 8)."""
+        cut_us = self._rng.randint(300_000, 1_200_000)
+        stall_us = cut_us + self._rng.randint(20_000, 600_000)
+        machine.disk.stalled_until_us = self._scheduler.now_us + stall_us
+        self._cut(both_ways(machine.name, self._others(machine)), False, cut_us)
+        return f"{machine.name} is cut off for {cut_us} us, its disk stalled for {stall_us} us"
 
     def _full_disk(self, machine: Machine) -> str:
         full_us = self._rng.randint(200_000, 6_000_000)

@@ -128,9 +128,9 @@ class Invariants:
     def _believed_durable(self, name: str, raft: Raft, seen: Seen, now_us: int) -> None:
         """What the core takes for durable here is (traps 7, 8)."""
         durable = seen.durable_index = raft.log.durable_index
-        holding = self._settled(name, now_us)
-        if durable and (len(holding.terms) < durable or holding.terms[durable - 1] != raft.log.term(durable)):
-            raise Violation("durable is on disk", f"{name} takes {durable} for durable; on disk: {holding.terms[-5:]}")
+        terms, last = self._settled(name, now_us).terms, raft.log.last_index
+        if durable > min(last, len(terms)) or (durable and terms[durable - 1] != raft.log.term(durable)):
+            raise Violation("durable is on disk", f"{name} takes {durable} of {last} for durable; on disk: {terms[-5:]}")
 
     def _settled(self, name: str, now_us: int) -> Holding:
         holding = self.holdings[name]

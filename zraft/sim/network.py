@@ -6,7 +6,7 @@ each frame once, or lost with the connection.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from zraft.sim.cluster import Cluster
 
 LONG_DELAY = 100  # times the usual
-HELD_FRAMES = 50  # that a cut link holds back until it heals, where it does not lose them
+HELD_FRAMES = 50  # the first that a cut link holds back until it heals, where it does not lose them; then it is full
 
 
 class Network:
@@ -32,7 +32,8 @@ class Network:
         self._scheduler = cluster.scheduler
         self._rng = rng
         self._counts = counts
-        self._held: dict[tuple[str, str], deque[bytes]] = {}
+        self.lag_us: dict[tuple[str, str], int] = {}  # directed pairs whose frames take so much longer
+        self._held: dict[tuple[str, str], list[bytes]] = {}
         self._latest: dict[tuple[str, str], int] = {}  # pair -> arrival of the last frame
 
     # --- links
@@ -42,15 +43,19 @@ class Network:
         self.cut[sender, receiver] = hold
 
     def heal_link(self, sender: str, receiver: str) -> None:
-        """Let one direction pass again; what TCP still held comes through, old as it is."""
+        """Let one direction pass again; what TCP still held comes through in its order, old as it is."""
         pair = (sender, receiver)
         if self.cut.pop(pair, None) is not None:
+            arrival_us = self._scheduler.now_us
             for frame in self._held.pop(pair, ()):
                 self._counts["held-frames"] += 1
-                self._carry(pair, frame)
+                arrival_us += self._draw_usual_us()
+                self._latest[pair] = max(arrival_us, self._latest.get(pair, 0))
+                self._scheduler.at(arrival_us, self._arrive_at_peer, (receiver, frame))
 
     def heal(self) -> None:
         """All links are whole."""
+        self.lag_us.clear()
         for sender, receiver in list(self.cut):
             self.heal_link(sender, receiver)
 
@@ -58,11 +63,19 @@ class Network:
         """Whether nothing passes in at least one direction."""
         return (one, other) in self.cut or (other, one) in self.cut
 
+    def is_well(self, one: str, other: str) -> bool:
+        """Whether frames pass in both directions, and as fast as usual."""
+        pairs = (one, other), (other, one)
+        return not any(pair in self.cut or pair in self.lag_us for pair in pairs)
+
     # --- frames
 
-    def _draw_delay_us(self) -> int:
+    def _draw_usual_us(self) -> int:
         least, most = self._delay_us
-        delay_us = least + int(self._rng.random() * (most - least))
+        return least + int(self._rng.random() * (most - least))
+
+    def _draw_delay_us(self) -> int:
+        delay_us = self._draw_usual_us()
         if self.long_delay and self._rng.random() < self.long_delay:
             delay_us *= 1 + int(self._rng.random() * LONG_DELAY)
         return delay_us
@@ -75,8 +88,9 @@ class Network:
             self._counts["cut-frames"] += 1
             trace.frame(self._scheduler.now_us, sender, receiver, "cut", frame)
             if self.cut[pair]:
-                held = self._held.setdefault(pair, deque(maxlen=HELD_FRAMES))
-                held.append(frame)
+                held = self._held.setdefault(pair, [])
+                if len(held) < HELD_FRAMES:
+                    held.append(frame)
             return self.cut[pair]
         if self.loss and self._rng.random() < self.loss:
             self._counts["lost-frames"] += 1
@@ -90,7 +104,7 @@ class Network:
         return True
 
     def _carry(self, pair: tuple[str, str], frame: bytes) -> None:
-        arrival_us = self._scheduler.now_us + self._draw_delay_us()
+        arrival_us = self._scheduler.now_us + self._draw_delay_us() + self.lag_us.get(pair, 0)
         if arrival_us < self._latest.get(pair, 0):
             self._counts["reordered-frames"] += 1
         else:

@@ -24,11 +24,14 @@ from zraft.messages import (
     HostDied,
     HostStopped,
     KillActor,
+    Read,
+    ReadAt,
     StartActor,
     StopHost,
     StopRequest,
 )
 from zraft.sim.disk import SimDisk
+from zraft.sim.read_watch import ReadWatch
 
 if TYPE_CHECKING:
     from zraft.sim.cluster import Cluster
@@ -81,6 +84,9 @@ class SimContext:
         """See Context."""
         if self._boundaries_left is not None:
             self.boundary()
+        kind = type(message)
+        if kind is Read or kind is ReadAt:
+            self._process.watch_reads(message)
         self._process.post(self._slot, to, (self.name, self.incarnation, self.neighbours.get(to, 0), message))
 
     def boundary(self) -> None:
@@ -145,6 +151,7 @@ class Process:
         self.alive = True
         self.paused_until_us = 0
         self.broken_hosts: set[str] = set()
+        self._reads = ReadWatch(machine.name)
         self._rng = cluster.actor_rng
         self._delay_us = cluster.options.actor_delay_us
         self.slots: dict[str, Slot] = {}
@@ -171,6 +178,13 @@ class Process:
             slot.outbox.append((to, envelope))
         else:
             self._deliver(to, envelope)
+
+    def watch_reads(self, message: Read | ReadAt) -> None:
+        """Reads begin or end their way through consensus."""
+        if type(message) is Read:
+            self._reads.arrive(message, len(self.cluster.invariants.committed))
+        else:
+            self._reads.leave(message)
 
     def _deliver(self, to: str, envelope: Envelope) -> None:
         slot = self.slots.get(to)

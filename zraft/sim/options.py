@@ -26,6 +26,10 @@ FAULTS = (
     "bit-flip",
     "wiped-disk",
     "thread-death",
+    "kill-in-write",
+    "one-link",
+    "lag",
+    "stall-and-cut",
     "clean-stop",
     "transfer",
 )
@@ -40,8 +44,19 @@ COMBINATIONS = (
     ("stalled-disk",),
     ("bit-flip", "crash-process"),
     ("crash-power", "failing-sync"),
+    ("isolate", "lag"),
+    ("one-link",),
+    ("kill-in-write",),
+    ("stall-and-cut", "slow-disk"),
 )
 """Kinds that bring out more together, or alone, than among many: each was chosen for a classic mistake."""
+
+
+MAX_LAG_US = 500_000
+"""That the fault `lag` adds to the delay of a frame, at most."""
+
+READ_PARTS = (0.2, 0.4, 1.0)
+HARDLY_A_WRITE = (0.98,)
 
 
 class Options(NamedTuple):
@@ -51,6 +66,7 @@ class Options(NamedTuple):
     clients: int = 4
     client_window: int = 2  # operations that a client has under way
     think_ms: int = 60  # mean pause of a client between two operations
+    read_parts: tuple[float, ...] = READ_PARTS  # each client draws one: the part of its operations that are reads
     client_timeout_ms: tuple[int, int] = (1_000, 6_000)
     keys: int = 4
     faults_ms: int = 60_000  # how long faults are injected
@@ -87,8 +103,9 @@ def draw_options(seed: int, nodes: int, faults_ms: int) -> Options:
         clients=rng.randint(2, 6),
         client_window=rng.randint(1, 3),
         think_ms=rng.choice([20, 60, 120, 500]),
+        read_parts=HARDLY_A_WRITE if rng.random() < 0.25 else READ_PARTS,
         client_timeout_ms=rng.choice([(300, 1_000), (1_000, 6_000), (5_000, 10_000)]),
-        keys=rng.randint(2, 6),
+        keys=rng.randint(1, 6),
         faults_ms=faults_ms,
         delay_us=rng.choice([(50, 300), (50, 1_000), (100, 5_000), (1_000, 20_000)]),
         long_delay=rng.choice([0.0, 0.01, 0.1]) if is_noisy else 0.0,
@@ -105,7 +122,7 @@ def draw_options(seed: int, nodes: int, faults_ms: int) -> Options:
 def _draw_faults(rng: Random) -> tuple[str, ...]:
     """Many kinds at once hide what one of them does for longer, and the other way round: so both."""
     dice = rng.random()
-    if dice < 0.35:
+    if dice < 0.4:
         return rng.choice(COMBINATIONS)
     if dice < 0.5:
         return tuple(rng.sample(FAULTS, rng.randint(1, 3)))
