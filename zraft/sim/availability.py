@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 MAX_LATE_TERMS = 3
 """Terms that a node may still raise after it was cut off: answers that were on their way make it do so."""
 UNDISTURBED_US = 1_500_000
-"""For so long a leader and its majority must have been well, until its term has to stay."""
+"""For so long a leader and a majority must have been well, all the time, until its term has to stay."""
+LOOK_US = 100_000
+"""Longer than it is between two looks."""
 WELL_DELAY_US = 5_000
 """Slower networks let honest followers lose patience."""
 LONG_WRITE_US = 50_000
@@ -28,11 +30,12 @@ LONG_WRITE_US = 50_000
 class Watch:
     """Since when, in virtual microseconds, something has been so without a break; None: it is not."""
 
-    __slots__ = ("cut_off_us", "disturbed_us", "raised", "stalled_us", "term")
+    __slots__ = ("cut_off_us", "disturbed_us", "is_full", "raised", "stalled_us", "term")
 
     def __init__(self) -> None:
         self.cut_off_us: int | None = None  # it cannot exchange a frame with any majority
         self.stalled_us: int | None = None  # its disk answers nothing, or is full
+        self.is_full = False  # its disk takes nothing, rather than to keep everybody waiting
         self.disturbed_us = 0  # when it last did not run as it should: restarts, pauses, kills
         self.term: int | None = None  # when last looked at while it was cut off
         self.raised = 0  # how often it has raised it since
@@ -52,15 +55,14 @@ class Availability:
         options = cluster.options
         self._is_network_well = options.delay_us[1] <= WELL_DELAY_US and options.actor_delay_us <= WELL_DELAY_US
         self._leader = ("", 0)  # who is well, with a majority that is, and its term
-        self._well: set[str] = set()  # that majority
-        self._well_since_us = 0
+        self._well_since_us: dict[str, int] = {}  # since when who is well, and the link between it and the leader
 
     def disturbed(self, name: str) -> None:
         """This node's process did not run as it should: it is owed time."""
         self._watches[name].disturbed_us = self._cluster.scheduler.now_us
 
     def unsettle(self) -> None:
-        """Leadership is asked to move: no leader has to stay."""
+        """Leadership is asked to move, or what was said long ago comes through: no leader has to stay."""
         self._leader = ("", 0)
 
     def look(self) -> None:
@@ -79,8 +81,8 @@ class Availability:
             elif watch.cut_off_us is None:
                 watch.cut_off_us = now_us
             disk = cluster.machines[name].disk
-            full = disk.full_until_us > now_us and disk.full_for_overwrites
-            if not full and disk.stalled_until_us <= now_us:
+            watch.is_full = disk.full_until_us > now_us and disk.full_for_overwrites
+            if not watch.is_full and disk.stalled_until_us <= now_us:
                 watch.stalled_us = None
             elif watch.stalled_us is None:
                 watch.stalled_us = now_us
@@ -105,19 +107,23 @@ class Availability:
             if quiet_us > self._cut_off_limit_us:
                 return self._judge_cut_off(machine, raft, watch, quiet_us)
         if watch.stalled_us is not None and raft.role is Role.LEADER:
-            quiet_us = now_us - max(watch.stalled_us, watch.disturbed_us)
+            quiet_us = now_us - max(watch.stalled_us, watch.disturbed_us, self._answered_us(machine, watch))
             if quiet_us > self._stall_limit_us and raft.oldest_write_ms is not None:
                 return Violation("a leader's disk works", f"{machine.name} leads, its disk stalled for {quiet_us} us")
         leader, term = self._leader
         if leader and raft.current_term > term:
-            if now_us - self._well_since_us > UNDISTURBED_US:
+            settled = [name for name, us in self._well_since_us.items() if now_us - us > UNDISTURBED_US]
+            if 2 * len(settled) > len(self._cluster.names):
                 return Violation(
                     "a leader that reaches a quorum stays",
-                    f"{machine.name} is in term {raft.current_term}; {leader} leads {term} with {sorted(self._well)}, "
-                    f"undisturbed since {self._well_since_us} us",
+                    f"{machine.name} is in term {raft.current_term}; {leader} leads {term}, undisturbed with {settled}",
                 )
             self.unsettle()  # what was begun before all was well
         return None
+
+    def _answered_us(self, machine: Machine, watch: Watch) -> int:
+        """When its disk last did: where stalls follow each other closely, what began in one completes in the next."""
+        return 0 if watch.is_full or machine.process is None else machine.process.slots["log_writer"].began_us
 
     def _judge_cut_off(self, machine: Machine, raft: Raft, watch: Watch, quiet_us: int) -> Violation | None:
         if raft.role is Role.LEADER:
@@ -139,39 +145,37 @@ class Availability:
 
     def _look_at_leader(self) -> None:
         """Go on trusting the leader, or begin with another."""
-        leader, term = self._leader
-        if leader and self._majority_of(leader, self._well):
-            self._well &= self._majority_of(leader, self._well)
+        leader, _ = self._leader
+        well = self._well_with(leader) if leader else []
+        if 2 * len(well) > len(self._cluster.names):
+            now_us = self._cluster.scheduler.now_us
+            self._well_since_us = {name: self._well_since_us.get(name, now_us) for name in well}
             return
         self._leader = ("", 0)
         network = self._cluster.network
         if not self._is_network_well or network.loss or network.long_delay:
             return
-        best: Raft | None = None
-        for machine in self._cluster.machines.values():
-            raft = raft_of(machine)
-            if raft is not None and (best is None or raft.current_term > best.current_term):
-                best = raft
+        rafts = [raft for raft in map(raft_of, self._cluster.machines.values()) if raft is not None]
+        best = max(rafts, key=lambda raft: (raft.current_term, raft.role is Role.LEADER), default=None)
         terms = [self._cluster.invariants.holdings[name].hard_state.term for name in self._cluster.names]
         if best is None or best.role is not Role.LEADER or max(terms) > best.current_term:
             return
-        well = self._majority_of(best.id, set(self._cluster.names))
-        if well:
-            self._leader, self._well = (best.id, best.current_term), well
-            self._well_since_us = self._cluster.scheduler.now_us
+        well = self._well_with(best.id)
+        if 2 * len(well) > len(self._cluster.names):
+            self._leader = (best.id, best.current_term)
+            self._well_since_us = dict.fromkeys(well, self._cluster.scheduler.now_us)
 
-    def _majority_of(self, leader: str, among: set[str]) -> set[str]:
-        """Those nodes that are well and linked to a leader that is; empty if they are no majority."""
+    def _well_with(self, leader: str) -> list[str]:
+        """Those nodes that are well and linked to the leader, itself among them; none if it is not well."""
         network = self._cluster.network
-        if network.loss or network.long_delay or leader not in among or not self._is_well(leader):
-            return set()
-        well = {name for name in among if self._is_well(name) and network.is_well(name, leader)}
-        return well if 2 * len(well) > len(self._cluster.names) else set()
+        if network.loss or network.long_delay or not self._is_well(leader):
+            return []
+        return [name for name in self._cluster.names if self._is_well(name) and network.is_well(name, leader)]
 
     def _is_well(self, name: str) -> bool:
         machine, watch, now_us = self._cluster.machines[name], self._watches[name], self._cluster.scheduler.now_us
         process, disk = machine.process, machine.disk
-        if process is None or raft_of(machine) is None or now_us - watch.disturbed_us < UNDISTURBED_US:
+        if process is None or raft_of(machine) is None or now_us - watch.disturbed_us < LOOK_US:
             return False
         waits = process.slots["log_writer"].busy_until_us > now_us + LONG_WRITE_US
         if waits or disk.factor > 1 or disk.stalled_until_us > now_us or disk.full_until_us > now_us:

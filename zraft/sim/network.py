@@ -47,7 +47,10 @@ class Network:
         pair = (sender, receiver)
         if self.cut.pop(pair, None) is not None:
             arrival_us = self._scheduler.now_us
-            for frame in self._held.pop(pair, ()):
+            held = self._held.pop(pair, [])
+            if held:
+                self._cluster.availability.unsettle()
+            for frame in held:
                 self._counts["held-frames"] += 1
                 arrival_us += self._draw_usual_us()
                 self._latest[pair] = max(arrival_us, self._latest.get(pair, 0))

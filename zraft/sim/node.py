@@ -110,6 +110,7 @@ class Slot:
 
     __slots__ = (
         "actor",
+        "began_us",
         "busy_until_us",
         "context",
         "disk",
@@ -135,6 +136,7 @@ class Slot:
         self.actor: Actor | None = None
         self.context: SimContext | None = None
         self.next_run_us = NEVER_US
+        self.began_us = 0  # where it has a disk: when what it does, or last did there, began
         self.busy_until_us = 0
         self.paused_until_us = 0
         self.outbox: list[tuple[str, Envelope]] | None = None  # not None: its handler runs, and takes time
@@ -259,6 +261,7 @@ class Process:
     def _begin_work(self, slot: Slot) -> None:
         if slot.disk is not None:
             slot.disk.elapsed_us = 0
+            slot.began_us = self.scheduler.now_us
             slot.outbox = []
 
     def _end_work(self, slot: Slot) -> None:
