@@ -32,6 +32,8 @@ class Seen:
 
     def __init__(self, raft: Raft) -> None:
         self.raft = raft
+        self.applying_index = -1
+        self.state: tuple[Any, ...] = ()  # commit, term, role, and the ends of the log
         self.terms: list[int] = []  # of its log
         self.last = (-1, -1)  # (last index, last term)
         self.commit_index = 0
@@ -68,6 +70,10 @@ class Invariants:
             self._begins_with_its_disk(name, raft, now_us)
             seen = self._seen[name] = Seen(raft)
         log = raft.log
+        state = (raft.commit_index, raft.current_term, raft.role, log.last_index, log.last_term, log.durable_index)
+        if raft.applying_index == seen.applying_index and state == seen.state:
+            return
+        seen.applying_index, seen.state = raft.applying_index, state
         if not raft.applying_index <= max(min(raft.commit_index, log.durable_index), raft.applied_index):
             raise Violation(
                 "applied <= committed and durable",

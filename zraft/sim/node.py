@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 256  # as in bus.host
 CONTROL_US = 30
+WATCHED = ("consensus", "applier")  # what the invariants look at
 NEVER_US = 1 << 62
 FATAL_ERRORS = (NodeMustStop, StorageError, OSError)  # as in bus.host
 
@@ -115,21 +116,35 @@ class Slot:
         "context",
         "disk",
         "factory",
+        "label",
+        "machine",
         "mailbox",
         "name",
         "next_run_us",
         "outbox",
         "paused_until_us",
+        "port_items",
         "ports",
         "waiting",
+        "watched",
     )
 
     def __init__(
-        self, name: str, factory: Callable[[Any], Actor], ports: dict[str, Port], disk: SimDisk | None
+        self,
+        machine: str,
+        name: str,
+        factory: Callable[[Any], Actor],
+        ports: dict[str, Port],
+        disk: SimDisk | None,
+        watched: bool,
     ) -> None:
+        self.machine = machine
         self.name = name
+        self.label = f"{machine} {name}".encode()  # for the transcript
+        self.watched = watched  # whether the invariants want to know when it has run
         self.factory = factory
         self.ports = ports
+        self.port_items = tuple(ports.items())
         self.disk = disk
         self.mailbox: dict[str, deque[Envelope]] = {}
         self.waiting = 0  # messages
@@ -154,11 +169,14 @@ class Process:
         self.paused_until_us = 0
         self.broken_hosts: set[str] = set()
         self._reads = ReadWatch(machine.name)
+        self._trace = cluster.trace
         self._rng = cluster.actor_rng
+        self._random = self._rng.random
         self._delay_us = cluster.options.actor_delay_us
         self.slots: dict[str, Slot] = {}
         for name, factory, ports in cluster.actors_of(machine, self):
-            self.slots[name] = Slot(name, factory, ports, machine.disk if name == "log_writer" else None)
+            disk = machine.disk if name == "log_writer" else None
+            self.slots[name] = Slot(machine.name, name, factory, ports, disk, name in WATCHED)
         host_of = {name: f"host of {name}" for name in self.slots}
         self._hosts = {host: name for name, host in host_of.items()}
         names = list(self.slots)
@@ -166,7 +184,7 @@ class Process:
         def make_supervisor(context: Any) -> Actor:
             return Supervisor(context, names, host_of, self.queue_lengths, self.start_thread)
 
-        self.slots["supervisor"] = Slot("supervisor", make_supervisor, {}, None)
+        self.slots["supervisor"] = Slot(machine.name, "supervisor", make_supervisor, {}, None, False)
         self._begin_life(self.slots["supervisor"], StartActor("supervisor", 1, {}))
         supervisor = self.slots["supervisor"].actor
         assert isinstance(supervisor, Supervisor)
@@ -220,7 +238,10 @@ class Process:
 
     def wake(self, slot: Slot) -> None:
         """Something waits for the actor."""
-        self._run_at(slot, self.scheduler.now_us + 10 + int(self._rng.random() * self._delay_us))
+        time_us = self.scheduler.now_us + 10 + int(self._random() * self._delay_us)
+        if time_us < slot.next_run_us:
+            slot.next_run_us = time_us
+            self.scheduler.at(time_us, self._run, slot)
 
     def _run_at(self, slot: Slot, time_us: int) -> None:
         if time_us < slot.next_run_us:
@@ -232,84 +253,85 @@ class Process:
         if slot.next_run_us != now_us:
             return  # it was woken earlier
         slot.next_run_us = NEVER_US
-        if not self.alive or slot.actor is None:
+        actor = slot.actor  # if it dies now, what it said before counts all the same
+        if not self.alive or actor is None:
             return
-        resume_us = max(slot.busy_until_us, slot.paused_until_us, self.paused_until_us)
-        if resume_us > now_us:
-            self._run_at(slot, resume_us)
+        if slot.busy_until_us > now_us or slot.paused_until_us > now_us or self.paused_until_us > now_us:
+            self._run_at(slot, max(slot.busy_until_us, slot.paused_until_us, self.paused_until_us))
             return
-        self.cluster.trace.step(now_us, self.machine.name, slot)
-        ran = slot.actor  # if it dies now, what it said before counts all the same
-        self._begin_work(slot)
-        if slot.waiting:
-            self._guard(slot, self._read_mailbox, None)
-        for name, port in slot.ports.items():
-            if port.inbox and slot.actor is not None:
-                self._guard(slot, self._read_port, (name, port))
-        actor = slot.actor
-        if actor is not None and actor.wakeup_ms is not None:
-            self._wake_up(slot, actor)
+        self._trace.step(now_us, slot)
+        if slot.disk is not None:
+            self._begin_work(slot)
+        try:
+            if slot.waiting:
+                self._read_mailbox(slot, actor)
+                actor.end_batch()
+            for name, port in slot.port_items:
+                if port.inbox:
+                    self._read_port(slot, actor, name, port)
+                    actor.end_batch()
+            if actor.wakeup_ms is not None:
+                now_ms = self.machine.now_ms()
+                if now_ms >= actor.wakeup_ms:
+                    actor.wakeup_ms = None
+                    actor.on_wakeup(now_ms)
+                    actor.end_batch()
+        except (Exception, ActorKilled) as error:  # as bus.host: whatever a batch raises ends that actor only
+            self._died(slot, error)
         self._end_work(slot)
-        self.cluster.after_run(self, slot.name, ran)
-
-    def _wake_up(self, slot: Slot, actor: Actor) -> None:
-        now_ms = self.machine.now_ms()
-        if actor.wakeup_ms is not None and now_ms >= actor.wakeup_ms:
-            actor.wakeup_ms = None
-            self._guard(slot, lambda _slot, _argument: actor.on_wakeup(now_ms), None)
+        if slot.watched:
+            self.cluster.after_run(self, slot.name, actor)
 
     def _begin_work(self, slot: Slot) -> None:
-        if slot.disk is not None:
-            slot.disk.elapsed_us = 0
-            slot.began_us = self.scheduler.now_us
-            slot.outbox = []
+        assert slot.disk is not None
+        slot.disk.elapsed_us = 0
+        slot.began_us = self.scheduler.now_us
+        slot.outbox = []
 
     def _end_work(self, slot: Slot) -> None:
         """Let what was said go when the disk operations are done, and see when to run again."""
         now_us = self.scheduler.now_us
-        outbox, slot.outbox = slot.outbox, None
-        if outbox is not None:
-            assert slot.disk is not None
+        if slot.disk is not None:
+            outbox, slot.outbox = slot.outbox, None
             slot.busy_until_us = now_us + slot.disk.elapsed_us
             if outbox:
                 self.scheduler.at(slot.busy_until_us, self._deliver_late, outbox)
         actor = slot.actor
         if actor is None:
             return
-        if slot.waiting or any(port.inbox for port in slot.ports.values()):
+        if slot.waiting:
             self.wake(slot)
+        else:
+            for _, port in slot.port_items:
+                if port.inbox:
+                    self.wake(slot)
+                    break
         if actor.wakeup_ms is not None:
             self._run_at(slot, max(now_us + 1, self.machine.time_of_us(actor.wakeup_ms)))
 
-    def _guard(self, slot: Slot, handle: Callable[[Slot, Any], None], argument: Any) -> None:
-        """As bus.host: whatever a batch raises ends that actor only."""
-        try:
-            handle(slot, argument)
-            assert slot.actor is not None
-            slot.actor.end_batch()
-        except (Exception, ActorKilled) as error:
-            self._died(slot, error)
-
-    def _read_mailbox(self, slot: Slot, _argument: None) -> None:
-        actor, context = slot.actor, slot.context
-        assert actor is not None and context is not None
+    def _read_mailbox(self, slot: Slot, actor: Actor) -> None:
+        context, handlers = slot.context, actor.handlers
+        assert context is not None
+        queues = [queue for queue in slot.mailbox.values() if queue]
         for _ in range(MAX_BATCH):
-            queues = [queue for queue in slot.mailbox.values() if queue]
             if not queues:
                 return
             queue = queues[0] if len(queues) == 1 else self._rng.choice(queues)
             sender, incarnation, to_incarnation, message = queue.popleft()
+            if not queue:
+                queues.remove(queue)
             slot.waiting -= 1
             context.boundary()
             known = context.neighbours.get(sender, 0)
             if to_incarnation != context.incarnation or incarnation < known:
                 continue
-            if type(message) is ActorRestarted:
+            kind = type(message)
+            if kind is ActorRestarted:
                 self._neighbour_lives(actor, context, message.actor, message.incarnation)
                 continue
             if incarnation > known:
                 self._neighbour_lives(actor, context, sender, incarnation)
-            actor.receive(sender, message)
+            handlers[kind](sender, message)
 
     def _neighbour_lives(self, actor: Actor, context: SimContext, name: str, incarnation: int) -> None:
         known = context.neighbours.get(name, 0)
@@ -318,11 +340,10 @@ class Process:
             if known:
                 actor.on_neighbour_restarted(name)
 
-    def _read_port(self, slot: Slot, argument: tuple[str, Port]) -> None:
-        assert slot.actor is not None and slot.context is not None
-        name, port = argument
+    def _read_port(self, slot: Slot, actor: Actor, name: str, port: Port) -> None:
+        assert slot.context is not None
         slot.context.boundary()
-        slot.actor.receive_frames(name, port.drain(MAX_BATCH))
+        actor.receive_frames(name, port.drain(MAX_BATCH))
 
     # --- lives
 
@@ -352,7 +373,8 @@ class Process:
         kill_at = self.cluster.kill_at_birth(self.machine, slot.name)
         if kill_at is not None:
             slot.context.kill(kill_at)
-        self._begin_work(slot)
+        if slot.disk is not None:
+            self._begin_work(slot)
         try:
             slot.actor = slot.factory(slot.context)
             slot.actor.on_start()

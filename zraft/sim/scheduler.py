@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Any
 
 Event = tuple[int, int, Callable[[Any], None], Any]
@@ -20,14 +20,14 @@ class Scheduler:
 
     def at(self, time_us: int, action: Callable[[Any], None], argument: Any) -> None:
         """Call action(argument) at time_us, or now if that has passed."""
-        self._made += 1
-        heapq.heappush(self._queue, (max(time_us, self.now_us), self._made, action, argument))
+        self._made = made = self._made + 1
+        heappush(self._queue, (time_us if time_us > self.now_us else self.now_us, made, action, argument))
 
     def run_until(self, end_us: int) -> None:
         """Handle all events up to end_us."""
-        queue, pop = self._queue, heapq.heappop
+        queue = self._queue
         while queue and queue[0][0] <= end_us:
-            self.now_us, _, action, argument = pop(queue)
+            self.now_us, _, action, argument = heappop(queue)
             self.events += 1
             action(argument)
         self.now_us = max(self.now_us, end_us)

@@ -38,13 +38,13 @@ class Trace:
         self._hash.update(b"".join(self._buffer))
         self._buffer.clear()
 
-    def step(self, now_us: int, machine: str, slot: Slot) -> None:
+    def step(self, now_us: int, slot: Slot) -> None:
         """An actor runs."""
-        self._buffer.append(b"%d %b %b %d\n" % (now_us, machine.encode(), slot.name.encode(), slot.waiting))
+        self._buffer.append(b"%d %b %d\n" % (now_us, slot.label, slot.waiting))
         if len(self._buffer) > BUFFERED_EVENTS:
             self._flush()
         if self.recording:
-            self.where = machine
+            self.where = slot.machine
 
     def frame(self, now_us: int, sender: str, receiver: str, fate: str, frame: bytes) -> None:
         """A frame between nodes."""
