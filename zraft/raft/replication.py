@@ -32,7 +32,10 @@ class Replication(State):
 
     def replicate(self) -> None:
         """Send every follower what its window allows."""
+        last_index = self.log.last_index
         for peer, progress in self.progress.items():
+            if progress.next_index > last_index and progress.state is ProgressState.REPLICATE:
+                continue
             while progress.may_send():
                 behind = progress.next_index <= self.log.last_index
                 if not behind and progress.state is ProgressState.REPLICATE:
@@ -102,6 +105,8 @@ class Replication(State):
 
     def maybe_commit(self) -> None:
         """Figure 2, last rule for leaders: a majority holds it durably and it is of the current term (trap 1)."""
+        if self.commit_index == self.log.last_index:
+            return
         match = {peer: progress.match_index for peer, progress in self.progress.items()}
         match[self.id] = self.log.durable_index
         index = quorum_index(self.voters, match)

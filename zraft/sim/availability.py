@@ -92,6 +92,9 @@ class Availability:
 
     def after_consensus(self, machine: Machine, raft: Raft) -> None:
         """Judge a consensus that has just run."""
+        watch, (leader, term) = self._watches[machine.name], self._leader
+        if watch.cut_off_us is None and watch.stalled_us is None and not (leader and raft.current_term > term):
+            return
         violation = self._judge(machine, raft)
         if violation is not None:
             self.look()  # links, disks and processes may have changed since the last time

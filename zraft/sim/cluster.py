@@ -133,15 +133,14 @@ class Cluster:
             port.inbox.append(frame)
             process.wake(slot)
 
-    def after_run(self, process: Process, actor_name: str, actor: Any) -> None:
-        """An actor has taken a batch in."""
+    def after_run(self, process: Process, actor: Any) -> None:
+        """A consensus or an applier has taken a batch in."""
         name, now_us = process.machine.name, self.scheduler.now_us
-        if actor_name == "consensus":
-            if actor.raft is not None:
-                self.invariants.after_consensus(name, actor.raft, now_us)
-                self.availability.after_consensus(process.machine, actor.raft)
-        elif actor_name == "applier":
+        if type(actor) is Applier:
             self.invariants.after_applier(name, actor.machine, now_us)
+        elif actor.raft is not None:
+            self.invariants.after_consensus(name, actor.raft, now_us)
+            self.availability.after_consensus(process.machine, actor.raft)
 
     def on_actor_died(
         self, process: Process, actor: str, reason: str, killed: bool, fatal: bool, shown: Callable[[], list[str]]

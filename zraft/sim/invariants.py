@@ -7,6 +7,7 @@ BaseException, so that no actor's guard takes it for a death of that actor.
 from __future__ import annotations
 
 from bisect import bisect_right
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from zraft.messages import AppendEntries, AppendReply, Entry, Heartbeat, RequestVote, VoteReply
@@ -17,6 +18,9 @@ from zraft.wire import unpack_peer, unpack_peer_frame
 
 if TYPE_CHECKING:
     from zraft.sim.node import Machine
+
+
+unpack_body = lru_cache(maxsize=1024)(unpack_peer)  # every follower is sent the same
 
 
 class Violation(BaseException):
@@ -59,6 +63,7 @@ class Invariants:
         self._leader_runs: dict[int, tuple[list[int], list[int], int]] = {}  # term -> its leader's log at its election
         self._votes: dict[tuple[str, int], str] = {}
         self._hash_at: dict[int, str] = {}
+        self._applied: dict[str, tuple[Any, int]] = {}  # node -> its state machine, and the index when last looked at
         self._seen: dict[str, Seen] = {}
 
     # --- consensus
@@ -211,8 +216,9 @@ class Invariants:
     def after_applier(self, name: str, machine: Any, now_us: int) -> None:
         """An applier has taken a batch in."""
         index = machine.last_applied
-        if not index:
+        if not index or self._applied.get(name) == (machine, index):
             return
+        self._applied[name] = (machine, index)
         if index > len(self.committed):
             raise Violation("applied <= committed", f"{name} applied {index}, committed {len(self.committed)}")
         terms = self._settled(name, now_us).terms
@@ -234,7 +240,7 @@ class Invariants:
         holding = self._settled(sender, now_us)
         term, voted_for = holding.hard_state
         for body in unpack_peer_frame(frame).bodies:
-            message = unpack_peer(body)
+            message = unpack_body(body)
             kind = type(message)
             if kind in (RequestVote, VoteReply) and message.pre_vote:
                 continue

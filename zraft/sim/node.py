@@ -79,27 +79,32 @@ class SimContext:
         self.rng = Random(f"{process.seed} {slot.name} {incarnation}")
         self._process = process
         self._slot = slot
-        self._boundaries_left: int | None = None
+        self.boundaries_left: int | None = None  # until it dies; None: it does not
 
     def send(self, to: str, message: Any) -> None:
         """See Context."""
-        if self._boundaries_left is not None:
+        if self.boundaries_left is not None:
             self.boundary()
         kind = type(message)
         if kind is Read or kind is ReadAt:
             self._process.watch_reads(message)
-        self._process.post(self._slot, to, (self.name, self.incarnation, self.neighbours.get(to, 0), message))
+        envelope = (self.name, self.incarnation, self.neighbours.get(to, 0), message)
+        outbox = self._slot.outbox
+        if outbox is not None:
+            outbox.append((to, envelope))
+        else:
+            self._process.deliver(to, envelope)
 
     def boundary(self) -> None:
         """See Context."""
-        if self._boundaries_left is not None:
-            if self._boundaries_left <= 0:
+        if self.boundaries_left is not None:
+            if self.boundaries_left <= 0:
                 raise ActorKilled
-            self._boundaries_left -= 1
+            self.boundaries_left -= 1
 
     def kill(self, boundaries: int) -> None:
         """Die at that many boundaries from now."""
-        self._boundaries_left = boundaries
+        self.boundaries_left = boundaries
 
     def now_ms(self) -> int:
         """See Context."""
@@ -192,13 +197,6 @@ class Process:
 
     # --- messages
 
-    def post(self, slot: Slot, to: str, envelope: Envelope) -> None:
-        """From a handler."""
-        if slot.outbox is not None:
-            slot.outbox.append((to, envelope))
-        else:
-            self._deliver(to, envelope)
-
     def watch_reads(self, message: Read | ReadAt) -> None:
         """Reads begin or end their way through consensus."""
         if type(message) is Read:
@@ -206,7 +204,8 @@ class Process:
         else:
             self._reads.leave(message)
 
-    def _deliver(self, to: str, envelope: Envelope) -> None:
+    def deliver(self, to: str, envelope: Envelope) -> None:
+        """Into a mailbox of this process."""
         slot = self.slots.get(to)
         if slot is not None:
             queue = slot.mailbox.get(envelope[0])
@@ -224,11 +223,15 @@ class Process:
     def _deliver_late(self, outbox: list[tuple[str, Envelope]]) -> None:
         if self.alive:
             for to, envelope in outbox:
-                self._deliver(to, envelope)
+                self.deliver(to, envelope)
 
     def tell_supervisor(self, slot: Slot, message: Any) -> None:
         """As a host does."""
-        self.post(slot, "supervisor", (f"host of {slot.name}", 1, 1, message))
+        envelope = (f"host of {slot.name}", 1, 1, message)
+        if slot.outbox is not None:
+            slot.outbox.append(("supervisor", envelope))
+        else:
+            self.deliver("supervisor", envelope)
 
     def queue_lengths(self) -> dict[str, int]:
         """For the supervisor's status."""
@@ -280,7 +283,7 @@ class Process:
             self._died(slot, error)
         self._end_work(slot)
         if slot.watched:
-            self.cluster.after_run(self, slot.name, actor)
+            self.cluster.after_run(self, actor)
 
     def _begin_work(self, slot: Slot) -> None:
         assert slot.disk is not None
@@ -312,6 +315,7 @@ class Process:
     def _read_mailbox(self, slot: Slot, actor: Actor) -> None:
         context, handlers = slot.context, actor.handlers
         assert context is not None
+        own, neighbours = context.incarnation, context.neighbours
         queues = [queue for queue in slot.mailbox.values() if queue]
         for _ in range(MAX_BATCH):
             if not queues:
@@ -321,9 +325,10 @@ class Process:
             if not queue:
                 queues.remove(queue)
             slot.waiting -= 1
-            context.boundary()
-            known = context.neighbours.get(sender, 0)
-            if to_incarnation != context.incarnation or incarnation < known:
+            if context.boundaries_left is not None:
+                context.boundary()
+            known = neighbours.get(sender, 0)
+            if to_incarnation != own or incarnation < known:
                 continue
             kind = type(message)
             if kind is ActorRestarted:
@@ -386,7 +391,7 @@ class Process:
 
     def ask_kill(self, name: str, boundary: int) -> None:
         """As the supervisor does for a KillRequest."""
-        self._deliver(f"host of {name}", ("supervisor", 1, 1, KillActor(name, boundary)))
+        self.deliver(f"host of {name}", ("supervisor", 1, 1, KillActor(name, boundary)))
 
     def kill(self, name: str, boundary: int) -> None:
         """As a KillActor: now, or at that many boundaries from now."""
@@ -435,7 +440,7 @@ class Process:
 
     def stop(self, reason: str) -> None:
         """Ask for a clean end, as a signal does."""
-        self._deliver("supervisor", ("main", 1, 1, StopRequest(reason)))
+        self.deliver("supervisor", ("main", 1, 1, StopRequest(reason)))
 
     def _on_ended(self, _argument: None) -> None:
         if self.alive:
