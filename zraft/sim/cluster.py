@@ -22,9 +22,10 @@ from zraft.sim.durable import WatchedLog, terms_of
 from zraft.sim.faults import Faults
 from zraft.sim.invariants import Invariants, Violation
 from zraft.sim.network import Network
-from zraft.sim.node import Machine, Port, Process
+from zraft.sim.node import Machine, Process
 from zraft.sim.options import Options
 from zraft.sim.scheduler import Scheduler
+from zraft.sim.slot import Port
 from zraft.sim.transcript import Trace
 from zraft.storage import HardState, WriteAheadLog
 from zraft.storage.boundary import BoundaryDisk

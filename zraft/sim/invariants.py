@@ -141,7 +141,8 @@ class Invariants:
         durable = seen.durable_index = raft.log.durable_index
         terms, last = self._settled(name, now_us).terms, raft.log.last_index
         if durable > min(last, len(terms)) or (durable and terms[durable - 1] != raft.log.term(durable)):
-            raise Violation("durable is on disk", f"{name} takes {durable} of {last} for durable; on disk: {terms[-5:]}")
+            found = f"{durable} of {last} for durable; on disk {len(terms)}: {terms[-5:]}"
+            raise Violation("durable is on disk", f"{name} takes {found}")
 
     def _settled(self, name: str, now_us: int) -> Holding:
         holding = self.holdings[name]

@@ -14,7 +14,7 @@ from zraft.messages import AppendEntries
 from zraft.wire import WireError, unpack_peer, unpack_peer_frame
 
 if TYPE_CHECKING:
-    from zraft.sim.node import Slot
+    from zraft.sim.slot import Slot
 
 BUFFERED_EVENTS = 500
 
