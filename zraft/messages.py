@@ -278,6 +278,15 @@ class KillRequest(NamedTuple):
     boundary: int
 
 
+class SetFaults(NamedTuple):
+    """frontend -> supervisor, where the config says chaos: have these faults of links and of the disk instead of those
+    in force. faults: "links" and "disk", either or both, as chaos.faults checks them. Lost: with the frontend; the
+    client asks again. Answer: Replies."""
+
+    token: int
+    faults: dict[str, Any]
+
+
 # --- consensus <-> transport, election_timer -------------------------------------------------------------------
 
 
@@ -394,7 +403,7 @@ PEER_MESSAGES = (RequestVote, VoteReply, AppendEntries, AppendReply, Heartbeat, 
 BUS_MESSAGES = (
     Recover, Recovered, Append, Appended, ReadLog, LogRead, SaveClusterId, DiskFull,
     Apply, ReadAt, Applied,
-    Propose, Read, TransferLeadership, Replies, StatusRequest, StatusReply, KillRequest,
+    Propose, Read, TransferLeadership, Replies, StatusRequest, StatusReply, KillRequest, SetFaults,
     Outbound, Inbound, Identity, Arm, Tick,
     StartActor, ActorStarted, ActorDied, ActorRestarted, KillActor, StopHost, HostStopped, HostDied,
     StopRequest, HandOver, HandedOver,

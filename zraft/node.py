@@ -10,9 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from random import SystemRandom
+from random import Random, SystemRandom
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
@@ -30,11 +30,14 @@ from zraft.bus.supervisor import Supervisor
 from zraft.bus.tcp_port import TcpPort
 from zraft.config import Config
 from zraft.errors import ZraftError
-from zraft.messages import HostDied, StartActor, StopRequest
+from zraft.messages import HostDied, KillRequest, SetFaults, StartActor, StopRequest
 from zraft.raft import Address, Membership, Settings
-from zraft.storage import RealDisk, WriteAheadLog
+from zraft.storage import Disk, RealDisk, WriteAheadLog
 from zraft.storage.boundary import BoundaryDisk
 from zraft.wire import pack_bus
+
+if TYPE_CHECKING:
+    from zraft.chaos.faults import Faults
 
 START_ORDER = ("log_writer", "applier", "election_timer", "transport", "consensus", "frontend", "json_gateway")
 JOIN_SECONDS = 1.0
@@ -44,10 +47,11 @@ log = logging.getLogger(__name__)
 
 
 class LogOpener:
-    """Opens the write-ahead log for each life of the log_writer, after closing what a former life left open."""
+    """Opens the write-ahead log on `disk` for each life of the log_writer, after closing what a former life left."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, disk: Disk) -> None:
         self._config = config
+        self._disk = disk
         self._log: WriteAheadLog | None = None
         self._say_at = 0.0
 
@@ -57,7 +61,7 @@ class LogOpener:
             self._log.close()
         self._say_at = time.monotonic() + SLOW_START_SECONDS
         self._log = WriteAheadLog.open(
-            BoundaryDisk(RealDisk(), boundary),
+            BoundaryDisk(self._disk, boundary),
             str(self._config.data_dir),
             self._config.node,
             new_store_id=SystemRandom().randrange(1, 1 << 63),
@@ -69,6 +73,35 @@ class LogOpener:
         if time.monotonic() >= self._say_at:
             self._say_at += SLOW_START_SECONDS
             log.info("reads the log: segment %d of %d", done, total)
+
+
+class World:
+    """What an actor meets of the world: links and disk as they are or, where the config says chaos, with faults."""
+
+    def __init__(self, config: Config, peer_port: PeerPort) -> None:
+        self.peer_port: Any = peer_port
+        self.disk: Disk = RealDisk()
+        self.transport: type[Transport] = Transport
+        self.faults: Faults | None = None
+        self.parse_fault: Callable[[bytes], KillRequest | SetFaults] | None = None
+        if config.chaos:
+            self._surround_with_faults()
+
+    def _surround_with_faults(self) -> None:
+        # Imported here: a node without faults has nothing of them, not even the code.
+        from zraft.chaos.faults import Faults, parse_fault
+        from zraft.chaos.faulty_disk import FaultyDisk
+        from zraft.chaos.faulty_links import FaultyPeerPort, FaultyTransport
+
+        self.faults = Faults()
+        self.parse_fault = parse_fault
+        self.peer_port = FaultyPeerPort(self.peer_port, self.faults, Random(), _monotonic_ms)
+        self.transport = FaultyTransport
+        self.disk = FaultyDisk(self.disk, self.faults, Random())
+
+
+def _monotonic_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
 
 
 class Node:
@@ -107,21 +140,24 @@ class Node:
         members = {node: Address(at.client, at.peer) for node, at in config.cluster.items()}
         settings = Settings(config.election_timeout_ms, config.heartbeat_ms)
         founding = Membership(0, members)
-        opener = LogOpener(config)
         own = [members[config.node].client] if config.node in members else []
         endpoints = own + [at.client for node, at in members.items() if node != config.node]
         names = [name for name in START_ORDER if name != "json_gateway" or config.json]
         facts = {"version": __version__, "pid": os.getpid()}
         clients: Mapping[str, Any] = {"clients": RouterPort(context, config.bind_client, "client", CLIENT_HWM)}
-        peers: Mapping[str, Any] = {"peers": PeerPort(context, config.bind_peer)}
+        peer_port = PeerPort(context, config.bind_peer)
+        world = World(config, peer_port)
+        self.faults = world.faults
+        opener = LogOpener(config, world.disk)
+        peers: Mapping[str, Any] = {"peers": world.peer_port}
         none: Mapping[str, Any] = {}
         specs = [
             ActorSpec("log_writer", lambda c: LogWriter(c, lambda: opener.open(c.boundary)), none),
             ActorSpec("applier", Applier, none),
             ActorSpec("election_timer", ElectionTimer, none),
-            ActorSpec("transport", lambda c: Transport(c, config.node), peers),
+            ActorSpec("transport", lambda c: world.transport(c, config.node), peers),
             ActorSpec("consensus", lambda c: Consensus(c, config.node, founding, members, settings), none),
-            ActorSpec("frontend", lambda c: Frontend(c, config.node, names, config.chaos, facts), clients),
+            ActorSpec("frontend", lambda c: Frontend(c, config.node, names, world.parse_fault, facts), clients),
         ]
         if config.json:
             ports: Mapping[str, Any] = {"json": TcpPort(config.json), "cluster": ClusterPort(context)}
@@ -130,7 +166,7 @@ class Node:
 
     def _make_supervisor(self, context: Any) -> Supervisor:
         host_of = {name: host.name for host in self.hosts for name in host.slots}
-        self.supervisor = Supervisor(context, self.actors, host_of, self.queue_lengths, self.start_thread)
+        self.supervisor = Supervisor(context, self.actors, host_of, self.queue_lengths, self.start_thread, self.faults)
         return self.supervisor
 
     def queue_lengths(self) -> dict[str, int]:

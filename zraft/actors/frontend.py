@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zraft.bus.actor import Actor, Context
+from zraft.errors import InvalidRequest
 from zraft.messages import (
     KillRequest,
     Propose,
     Read,
     Replies,
+    SetFaults,
     StatusReply,
     StatusRequest,
     TransferLeadership,
@@ -30,7 +32,8 @@ MAX_COMMAND_BYTES = 2_200_000  # a cas with a largest key and two largest values
 MAX_PENDING = 100_000  # requests without an answer, over all clients; past it: BUSY
 MAX_PENDING_BYTES = 64 * 1024 * 1024  # of them
 REPLY_FRAME_BYTES = 1024 * 1024
-MAX_BOUNDARY = 1_000_000  # of an injected kill
+STATUS_PATIENCE_MS = 300  # for what log_writer has to say of itself, who may be waiting for its disk
+STATUS_AGAIN_MS = 50  # between two looks whether that is all that is missing
 
 WRITE, READ, STATUS, TRANSFER, CHAOS, PING = (int(kind) for kind in RequestKind)
 
@@ -38,26 +41,32 @@ log = logging.getLogger(__name__)
 
 
 class StatusQuery:
-    """A status request that is being put together."""
+    """A status request that is being put together. due_ms: from when on it does not wait for log_writer."""
 
-    def __init__(self, client: tuple[bytes, int], missing: Sequence[str]) -> None:
+    def __init__(self, client: tuple[bytes, int], missing: Sequence[str], due_ms: int) -> None:
         self.client = client
+        self.due_ms = due_ms
         self.missing = set(missing)
         self.fields: dict[str, Any] = {}
 
 
 class Frontend(Actor):
-    """node: this node's id. actors: all actors, for status. chaos: whether faults may be injected. facts: what else
-    status shall say."""
+    """node: this node's id. actors: all actors, for status. parse_fault: makes of a client's JSON what the supervisor
+    shall do, or raises InvalidRequest; None: no faults may be injected. facts: what else status shall say."""
 
     name = "frontend"
 
     def __init__(
-        self, context: Context, node: str, actors: Sequence[str], chaos: bool, facts: dict[str, Any]
+        self,
+        context: Context,
+        node: str,
+        actors: Sequence[str],
+        parse_fault: Callable[[bytes], KillRequest | SetFaults] | None,
+        facts: dict[str, Any],
     ) -> None:
         super().__init__(context)
         self.node = node
-        self.chaos = chaos
+        self.parse_fault = parse_fault
         self.facts = facts
         self.status_sources = [*actors, "supervisor"]
         self.port: RouterPort = context.ports["clients"]
@@ -133,29 +142,27 @@ class Frontend(Actor):
 
     def on_chaos(self, connection: bytes, request_id: int, body: bytes) -> None:
         """A fault on purpose, where the config allows it."""
-        if not self.chaos:
+        if self.parse_fault is None:
             log.warning("chaos refused: %s", body[:200])
             text = f"{self.node} accepts no injected faults: its config does not say 'chaos: true'"
             self.reply(connection, request_id, ReplyStatus.REFUSED, text.encode())
             return
         try:
-            fault = json.loads(body)
-            actor, boundary = fault["actor"], fault.get("boundary", 0)
-            actor.encode()  # JSON can hold half of a surrogate pair, which no message carries
-            valid = fault["op"] == "kill-actor" and type(boundary) is int and 0 <= boundary <= MAX_BOUNDARY
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            valid = False
-        if not valid:
-            self.refuse(connection, request_id, 'a fault is {"op": "kill-actor", "actor": NAME, "boundary": N}')
+            fault = self.parse_fault(body)
+        except InvalidRequest as error:
+            self.refuse(connection, request_id, str(error))
             return
-        self.context.send("supervisor", KillRequest(self.token(connection, request_id, CHAOS), actor, boundary))
+        self.context.send("supervisor", fault._replace(token=self.token(connection, request_id, CHAOS)))
 
     # --- status
 
     def on_status(self, connection: bytes, request_id: int) -> None:
         """Ask everybody."""
         token = self.token(connection, request_id, STATUS)
-        self.status_queries[token] = StatusQuery((connection, request_id), self.status_sources)
+        due_ms = self.context.now_ms() + STATUS_PATIENCE_MS
+        self.status_queries[token] = StatusQuery((connection, request_id), self.status_sources, due_ms)
+        if self.wakeup_ms is None:
+            self.wakeup_ms = due_ms
         for name in self.status_sources:
             if name != self.name:
                 self.context.send(name, StatusRequest(token))
@@ -172,8 +179,19 @@ class Frontend(Actor):
             return
         query.missing.remove(source)
         query.fields |= fields
-        if query.missing:
-            return
+        if not query.missing:
+            self.answer_status(token, query)
+
+    def on_wakeup(self, now_ms: int) -> None:
+        """Answer without log_writer where it says nothing: of a node with a stalled disk one wants to know."""
+        for token, query in list(self.status_queries.items()):
+            if query.due_ms <= now_ms and query.missing == {"log_writer"}:
+                self.answer_status(token, query)
+        if self.status_queries:
+            self.wakeup_ms = max(now_ms + STATUS_AGAIN_MS, min(query.due_ms for query in self.status_queries.values()))
+
+    def answer_status(self, token: int, query: StatusQuery) -> None:
+        """With what has come."""
         del self.status_queries[token], self.pending[token]
         dropped = {name: count for name, count in query.fields.items() if "dropped" in name or "undecodable" in name}
         answer = {"node": self.node, **self.facts, **query.fields, "dropped": sum(dropped.values())}

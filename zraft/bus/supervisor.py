@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from zraft.bus.actor import Actor, Context
 from zraft.messages import (
@@ -22,6 +22,7 @@ from zraft.messages import (
     KillActor,
     KillRequest,
     Replies,
+    SetFaults,
     StartActor,
     StopHost,
     StopRequest,
@@ -36,9 +37,19 @@ STOP_HOSTS_MS = 3_000
 log = logging.getLogger(__name__)
 
 
+class FaultyWorld(Protocol):
+    """The faults around a node's actors: see chaos.faults.Faults."""
+
+    def set(self, faults: Mapping[str, Any]) -> str:
+        """Put in force. Returns why not, or ""."""
+
+    def in_force(self) -> Mapping[str, Any]:
+        """For status."""
+
+
 class Supervisor(Actor):
     """start_order: actor names. host_of: actor -> host. queue_lengths: () -> actor -> messages that wait for it.
-    start_thread: runs a host (by name) in a new thread.
+    start_thread: runs a host (by name) in a new thread. faults: where they may be injected.
 
     `exit_status` is None while the node runs, then 0 (clean) or 1, with `exit_reason`.
     """
@@ -52,12 +63,14 @@ class Supervisor(Actor):
         host_of: Mapping[str, str],
         queue_lengths: Callable[[], Mapping[str, int]],
         start_thread: Callable[[str], None],
+        faults: FaultyWorld | None = None,
     ) -> None:
         super().__init__(context)
         self.start_order = list(start_order)
         self.host_of = dict(host_of)
         self.queue_lengths = queue_lengths
         self.start_thread = start_thread
+        self.faults = faults
         self.incarnations: dict[str, int] = {}
         self.deaths: dict[str, deque[int]] = {}
         self.up = False
@@ -70,6 +83,7 @@ class Supervisor(Actor):
             ActorStarted: self.on_started,
             ActorDied: self.on_died,
             KillRequest: self.on_kill_request,
+            SetFaults: self.on_set_faults,
             StopRequest: self.on_stop_request,
             HandedOver: self.on_handed_over,
             HostStopped: self.on_host_stopped,
@@ -158,6 +172,14 @@ class Supervisor(Actor):
             self.context.send(self.host_of[message.actor], KillActor(message.actor, message.boundary))
         self.tell(sender, Replies(((message.token, status, text.encode()),)))
 
+    def on_set_faults(self, sender: str, message: SetFaults) -> None:
+        """Faults around the actors. They live here, where nobody dies and nothing is slow."""
+        why_not = self.faults.set(message.faults) if self.faults is not None else "this node can have no faults"
+        if not why_not:
+            log.warning("chaos: %s", ", ".join(f"{part} {rules or 'healed'}" for part, rules in message.faults.items()))
+        status = ReplyStatus.REFUSED if why_not else ReplyStatus.OK
+        self.tell(sender, Replies(((message.token, status, why_not.encode()),)))
+
     def on_neighbour_restarted(self, name: str) -> None:
         """The supervisor itself decides on lives."""
 
@@ -218,9 +240,10 @@ class Supervisor(Actor):
         self.context.send("main", StopHost())
 
     def status(self) -> dict[str, Any]:
-        """The lives and queues of all actors."""
+        """The lives and queues of all actors, and the faults around them."""
         queues = self.queue_lengths()
         return {
+            "faults": self.faults.in_force() if self.faults is not None else {},
             "actors": {
                 name: {"incarnation": self.incarnations.get(name, 0), "queue": queues.get(name, 0)}
                 for name in self.start_order

@@ -107,7 +107,7 @@ class Cluster:
         yield "election_timer", ElectionTimer, {}
         yield "transport", lambda c: Transport(c, name), peers
         yield "consensus", lambda c: Consensus(c, name, founding, self.members, self.settings), {}
-        yield "frontend", lambda c: Frontend(c, name, ACTORS, True, {}), clients
+        yield "frontend", lambda c: Frontend(c, name, ACTORS, None, {}), clients
 
     def kill_at_birth(self, machine: Machine, actor: str) -> int | None:
         """At which boundary the life that begins shall end; None: it shall not."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from zraft.errors import ImpossibleState
 from zraft.storage import format as layout
 from zraft.storage.disk import Disk
-from zraft.storage.errors import UnsupportedVersion, corrupt
+from zraft.storage.errors import UnsupportedVersion, corrupt, is_full
 from zraft.storage.format import BATCH_BODY_BYTES, DATA_START, HardState, Kind, SegmentHeader
 from zraft.storage.index import BatchIndex, Place
 from zraft.storage.meta import Meta
@@ -137,7 +137,11 @@ class _Recovery:
         if unsure:
             self._disk.write(tail.handle, durable, [unsure])
         self._disk.sync(tail.handle)
-        self._disk.write(tail.handle, layout.MARK_OFFSET, [layout.encode_mark(tail.end, tail.identity)])
+        try:
+            self._disk.write(tail.handle, layout.MARK_OFFSET, [layout.encode_mark(tail.end, tail.identity)])
+        except OSError as error:  # a hint for the next start, which no full disk shall cost this one
+            if not is_full(error):
+                raise
         self._disk.sync_directory(self._directory)
 
     def _scan(self, path: str, number: int, data: bytes) -> int:

@@ -63,7 +63,7 @@ class ClusterNode(FakeNode):
             "election_timer": ActorPlace(ElectionTimer),
             "transport": ActorPlace(lambda c: Transport(c, name), {"peers": self.peers}),
             "consensus": ActorPlace(lambda c: Consensus(c, name, founding, members, settings)),
-            "frontend": ActorPlace(lambda c: Frontend(c, name, ACTORS, True, {}), {"clients": self.clients}),
+            "frontend": ActorPlace(lambda c: Frontend(c, name, ACTORS, None, {}), {"clients": self.clients}),
             "json_gateway": ActorPlace(
                 lambda c: JsonGateway(c, own_first), {"json": self.lines, "cluster": self.as_client}
             ),

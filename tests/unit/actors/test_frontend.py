@@ -10,11 +10,13 @@ from fake_bus import FakeContext, FakePort, run_batch
 
 from zraft.actors import frontend as module
 from zraft.actors.frontend import MAX_COMMAND_BYTES, REPLY_FRAME_BYTES, Frontend
+from zraft.chaos.faults import parse_fault
 from zraft.messages import (
     KillRequest,
     Propose,
     Read,
     Replies,
+    SetFaults,
     StatusReply,
     StatusRequest,
     TransferLeadership,
@@ -31,7 +33,7 @@ class Scene:
     def __init__(self, incarnation: int = 1, chaos: bool = True) -> None:
         self.port = FakePort()
         self.context = FakeContext("frontend", incarnation, ports={"clients": self.port})
-        self.actor = Frontend(self.context, "n1", ACTORS, chaos, {"version": "1.2", "pid": 99})
+        self.actor = Frontend(self.context, "n1", ACTORS, parse_fault if chaos else None, {"version": "1.2", "pid": 99})
         self.actor.on_start()
 
     def ask(self, *requests: tuple[int, int, bytes], client: bytes = A) -> list[tuple[str, Any]]:
@@ -45,6 +47,12 @@ class Scene:
     def say(self, sender: str, *messages: Any) -> list[tuple[str, Any]]:
         run_batch(self.actor, *((sender, message) for message in messages))
         return self.context.taken()
+
+    def wake(self, now_ms: int) -> None:
+        """Time goes on to then."""
+        self.context.clock.now_ms, self.actor.wakeup_ms = now_ms, None
+        self.actor.on_wakeup(now_ms)
+        self.actor.end_batch()
 
     def restarted(self, name: str) -> list[tuple[str, Any]]:
         self.actor.on_neighbour_restarted(name)
@@ -227,6 +235,24 @@ def test_faults_are_refused_where_the_config_does_not_allow_them() -> None:
     assert b"chaos: true" in text
 
 
+@pytest.mark.parametrize("fault", [b'{"op": "links", "rules": {}}', b'{"op": "heal"}', b"junk"])
+def test_what_is_refused_is_logged(fault: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    scene = Scene(chaos=False)
+    assert scene.ask((1, CHAOS, fault)) == []
+    assert [status for _, status, _ in scene.answers()] == [REFUSED]
+    assert f"chaos refused: {fault!r}" in caplog.text
+
+
+def test_faults_of_links_and_disk_go_to_the_supervisor() -> None:
+    scene = Scene()
+    [(to, message)] = scene.ask((1, CHAOS, b'{"op": "disk", "full": true}'))
+    assert (to, message) == ("supervisor", SetFaults(scene.actor.last_token, {"disk": {"full": True}}))
+    scene.restarted("consensus")
+    assert scene.answers() == [], "whoever else dies, the supervisor answers"
+    scene.say("supervisor", Replies(((message.token, OK, b""),)))
+    assert scene.answers() == [(1, OK, b"")]
+
+
 def test_a_fault_goes_to_the_supervisor() -> None:
     scene = Scene()
     [(to, message)] = scene.ask((1, CHAOS, b'{"op": "kill-actor", "actor": "applier", "boundary": 3}'))
@@ -302,6 +328,42 @@ def test_who_began_anew_is_asked_again_for_status() -> None:
     for name in ("log_writer", "supervisor"):
         scene.say(name, StatusReply(token, {}))
     assert json.loads(scene.answers()[0][2])["role"] == "follower"
+
+
+def test_status_waits_for_no_log_writer_that_waits_for_its_disk() -> None:
+    scene = Scene()
+    scene.ask((1, STATUS, b""))
+    token, due_ms = scene.actor.last_token, scene.actor.wakeup_ms
+    assert due_ms == scene.context.now_ms() + module.STATUS_PATIENCE_MS
+    scene.say("supervisor", StatusReply(token, {"actors": {}}))
+    scene.wake(due_ms)
+    assert scene.answers() == [], "for consensus it waits"
+    scene.say("consensus", StatusReply(token, {"role": "follower"}))
+    assert scene.answers() == []
+    assert scene.actor.wakeup_ms == due_ms + module.STATUS_AGAIN_MS
+    scene.wake(scene.actor.wakeup_ms)
+    [(number, status, body)] = scene.answers()
+    assert (number, status, json.loads(body)["role"]) == (1, OK, "follower")
+    assert (scene.actor.wakeup_ms, scene.actor.status()["client_pending"]) == (None, 0)
+    scene.say("log_writer", StatusReply(token, {"log_writes": 5}))
+    assert scene.answers() == []
+
+
+def test_status_is_not_cut_short_for_a_younger_question() -> None:
+    scene = Scene()
+    scene.ask((1, STATUS, b""))
+    first = scene.actor.last_token
+    scene.context.clock.now_ms += module.STATUS_PATIENCE_MS - 1
+    scene.ask((2, STATUS, b""))
+    for token in (first, scene.actor.last_token):
+        for name in ("consensus", "supervisor"):
+            scene.say(name, StatusReply(token, {}))
+    assert scene.actor.wakeup_ms is not None
+    scene.wake(scene.actor.wakeup_ms)
+    assert [number for number, _, _ in scene.answers()] == [1]
+    assert scene.actor.wakeup_ms == scene.context.now_ms() - 1 + module.STATUS_PATIENCE_MS
+    scene.wake(scene.actor.wakeup_ms)
+    assert [number for number, _, _ in scene.answers()] == [2]
 
 
 def test_status_counts_what_was_asked_and_dropped() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 from fake_bus import Clock, FakeContext
 
@@ -17,6 +20,7 @@ from zraft.messages import (
     KillActor,
     KillRequest,
     Replies,
+    SetFaults,
     StartActor,
     StatusReply,
     StatusRequest,
@@ -32,14 +36,14 @@ HOSTS = {"disk": "thread 1", "consensus": "thread 2", "frontend": "thread 2"}
 class Scene:
     """A supervisor and what it does."""
 
-    def __init__(self) -> None:
+    def __init__(self, faults: FaultyWorld | None = None) -> None:
         self.clock = Clock()
         self.context = FakeContext("supervisor", clock=self.clock)
         self.threads: list[str] = []
-        self.supervisor = Supervisor(self.context, ORDER, HOSTS, lambda: {"disk": 7}, self.threads.append)
+        self.supervisor = Supervisor(self.context, ORDER, HOSTS, lambda: {"disk": 7}, self.threads.append, faults)
         self.supervisor.on_start()
 
-    def say(self, sender: str, message: object) -> list[tuple[str, object]]:
+    def say(self, sender: str, message: object) -> list[tuple[str, Any]]:
         self.supervisor.receive(sender, message)
         self.supervisor.end_batch()
         return self.context.taken()
@@ -300,6 +304,42 @@ def test_a_fatal_death_during_the_hand_over_makes_the_end_an_error() -> None:
     assert (scene.supervisor.exit_status, scene.supervisor.exit_reason) == (1, "disk: a reason")
 
 
+# ---- faults around the actors --------------------------------------------------------------------------------------
+
+
+class FaultyWorld:
+    """Takes every fault but those of "nobody"."""
+
+    def __init__(self) -> None:
+        self.faults: dict[str, Any] = {}
+
+    def set(self, faults: Mapping[str, Any]) -> str:
+        if "nobody" in faults:
+            return "there is no such thing"
+        self.faults |= faults
+        return ""
+
+    def in_force(self) -> dict[str, Any]:
+        return self.faults
+
+
+def test_faults_are_put_in_force_and_shown(caplog: pytest.LogCaptureFixture) -> None:
+    scene = Scene(FaultyWorld()).bring_up()
+    sent = scene.say("frontend", SetFaults(7, {"disk": {"full": True}}))
+    assert sent == [("frontend", Replies(((7, ReplyStatus.OK, b""),)))]
+    assert "chaos: disk {'full': True}" in caplog.text
+    [(_, reply)] = scene.say("frontend", StatusRequest(8))
+    assert reply.fields["faults"] == {"disk": {"full": True}}
+
+
+def test_faults_that_cannot_be_are_refused() -> None:
+    request = SetFaults(7, {"nobody": {}})
+    sent = Scene(FaultyWorld()).bring_up().say("frontend", request)
+    assert sent == [("frontend", Replies(((7, ReplyStatus.REFUSED, b"there is no such thing"),)))]
+    sent = Scene().bring_up().say("frontend", request)
+    assert sent == [("frontend", Replies(((7, ReplyStatus.REFUSED, b"this node can have no faults"),)))]
+
+
 # ---- status --------------------------------------------------------------------------------------------------------
 
 
@@ -313,6 +353,7 @@ def test_status_tells_lives_and_queues() -> None:
     assert reply == StatusReply(
         4,
         {
+            "faults": {},
             "actors": {
                 "disk": {"incarnation": 2, "queue": 7},
                 "consensus": {"incarnation": 1, "queue": 0},
