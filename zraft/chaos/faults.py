@@ -177,7 +177,9 @@ class Faults:
         """Put in force, instead of what was, what `parse_fault` made. Returns why not, or ""."""
         if "links" in faults:
             rules = faults["links"]
-            unknown = [peer for peer in rules if peer != ANY_PEER and peer not in self.peers]
+            # Of a peer that has left, a rule may be there; to keep it harms nobody.
+            known_names = {ANY_PEER, *self.peers, *self._shown.get("links", ())}
+            unknown = [peer for peer in rules if peer not in known_names]
             if unknown:
                 known = ", ".join(sorted(self.peers)) or "none"
                 return f"rules: this node has no peer {_shown(unknown[0])}; its peers: {known}"

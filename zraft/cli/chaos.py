@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zraft.cli.common import ExitStatus, Failure, Group, cluster_options, endpoints_of, version_option
+from zraft.cli import chaos_faults, chaos_processes
+from zraft.cli.chaos_nodes import Which, find, survey
+from zraft.cli.common import ExitStatus, Failure, Group, cluster_options, version_option
 from zraft.config import ACTORS
 from zraft.errors import OutcomeUnknown
 
@@ -31,6 +33,8 @@ RETURN_SECONDS = 10.0
 def cli(context: click.Context, endpoint: tuple[str, ...], config: Path | None) -> None:
     """Inject faults into a running cluster whose nodes' configuration says `chaos: true`.
 
+    Faults of links and disks add up; `faults` shows those in force, `heal` takes them back.
+
     Exit status: 0 done; 1 refused; 2 usage; 3 no answer in time.
     """
     context.obj = (endpoint, config)
@@ -41,19 +45,21 @@ def cli(context: click.Context, endpoint: tuple[str, ...], config: Path | None) 
 @click.argument("actor", type=click.Choice(ACTORS), metavar="ACTOR")
 @click.option("--mid-handler", is_flag=True, help="Kill it in the middle of its next message, not between two.")
 @click.pass_obj
-def kill_actor_command(which: tuple[tuple[str, ...], Path | None], node: str, actor: str, mid_handler: bool) -> None:
-    """Kill one ACTOR of NODE, wait until it lives again, and print how long that took.
+def kill_actor_command(which: Which, node: str, actor: str, mid_handler: bool) -> None:
+    """Kill one ACTOR of NODE.
 
-    Actors: frontend, transport, consensus, election_timer, log_writer, applier, json_gateway. The node's process
-    goes on. With --mid-handler the actor dies when it next has something to do.
+    Waits until it lives again, and prints how long that took. Actors: frontend, transport, consensus, election_timer,
+    log_writer, applier, json_gateway. The node's process goes on. With --mid-handler the actor dies when it next has
+    something to do.
+
+    Example: zraft-chaos kill-actor n1 consensus
     """
     # pyzmq takes a while to import: not for --help, --version or a usage error.
     from zraft.client.sync import Client
 
-    with Client(endpoints_of(*which)) as client:
-        endpoint = _find(client.status(), node)["endpoint"]
+    report = find(survey(which), node)
+    endpoint, before = report["endpoint"], _incarnation(report, actor)
     with Client(endpoint) as client:
-        before = _incarnation(_find(client.status(), node), actor)
         started = time.monotonic()
         try:
             fault = {"op": "kill-actor", "actor": actor, "boundary": int(mid_handler)}
@@ -63,16 +69,6 @@ def kill_actor_command(which: tuple[tuple[str, ...], Path | None], node: str, ac
         after = _wait_for_return(client, node, actor, before, started + RETURN_SECONDS)
         took_ms = (time.monotonic() - started) * 1000
     click.echo(f"killed {actor} of {node}; it was back after {took_ms:.0f} ms (incarnation {before} -> {after})")
-
-
-def _find(status: list[dict[str, Any]], node: str) -> Mapping[str, Any]:
-    answered = {report["node"]: report for report in status if not report.get("error")}
-    if node in answered:
-        return answered[node]
-    if len(answered) == len(status):
-        raise Failure(f"there is no node {node!r}; there are: {', '.join(sorted(answered))}", ExitStatus.NO)
-    names = ", ".join(sorted(answered)) or "none"
-    raise Failure(f"{node} does not answer; nodes that do: {names}", ExitStatus.NO_ANSWER)
 
 
 def _incarnation(report: Mapping[str, Any], actor: str) -> int:
@@ -92,6 +88,10 @@ def _wait_for_return(client: Client, node: str, actor: str, before: int, deadlin
                 return int(actors[actor]["incarnation"])
         time.sleep(0.005)
     raise Failure(f"{actor} of {node} is not back after {RETURN_SECONDS:.0f} s", ExitStatus.NO_ANSWER)
+
+
+for _command in (*chaos_processes.COMMANDS, *chaos_faults.COMMANDS):
+    cli.add_command(_command)
 
 
 def main() -> None:

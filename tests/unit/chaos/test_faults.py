@@ -104,11 +104,13 @@ def test_times_are_two_numbers_of_milliseconds(span: str) -> None:
 
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=5) | st.just(CUT),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["in", "out", "drop", "delay_ms", "n2", "n9", "*"]) | st.text(st.characters(), max_size=3),
-        inner,
-        max_size=4,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["in", "out", "drop", "delay_ms", "n2", "n9", "*"]) | st.text(st.characters(), max_size=3),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=12,
 )
