@@ -26,7 +26,7 @@ cluster:
   n1: {client: "tcp://127.0.0.1:7101", peer: "tcp://127.0.0.1:7201"}
   n2: {client: "tcp://127.0.0.1:7102", peer: "tcp://127.0.0.1:7202"}
 """
-SLEEPER = [sys.executable, "-c", "import time; time.sleep(60)"]
+SLEEPER = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
 """What follows is of no meaning to it: the arguments of a node, for one who looks at the process."""
 
 
@@ -43,8 +43,11 @@ class Sleepers:
         (folder / "n2.yaml").write_text(CONFIG)
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen([*SLEEPER, *arguments], cwd=self.folder)
+        process = subprocess.Popen([*SLEEPER, *arguments], cwd=self.folder, stdout=subprocess.PIPE)
         self.processes.append(process)
+        assert process.stdout is not None
+        process.stdout.readline()  # right after its start, the system does not know its arguments yet
+        process.stdout.close()
         return process
 
 
