@@ -26,6 +26,7 @@ STATUS_FIELDS = (
     "members",
     "pid",
     "actors",
+    "faults",
 )
 
 

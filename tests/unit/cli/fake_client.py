@@ -30,6 +30,7 @@ def report(node: str, number: int, **changes: Any) -> dict[str, Any]:
         "members": [member(1), member(2)],
         "pid": 100 + number,
         "actors": {"consensus": {"incarnation": 1, "queue": 0}},
+        "faults": {},
         "endpoint": f"tcp://127.0.0.1:710{number}",
         **changes,
     }

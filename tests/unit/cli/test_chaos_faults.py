@@ -27,7 +27,7 @@ def run(*arguments: str) -> Result:
 def three(client: type[FakeClient]) -> type[FakeClient]:
     """Three nodes, n1 leading."""
     members = [member(number) for number in (1, 2, 3)]
-    client.reports = [report(f"n{number}", number, members=members, faults={}) for number in (1, 2, 3)]
+    client.reports = [report(f"n{number}", number, members=members) for number in (1, 2, 3)]
     return client
 
 
