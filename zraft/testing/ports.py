@@ -1,4 +1,4 @@
-"""TCP ports for nodes under test, kept for one cluster as long as it exists, however often its nodes restart."""
+"""TCP ports for a cluster's nodes, kept for one cluster as long as it exists, however often its nodes restart."""
 
 from __future__ import annotations
 
