@@ -12,6 +12,7 @@ import click
 
 from zraft.cli import chaos_faults, chaos_processes
 from zraft.cli.chaos_nodes import Which, find, survey
+from zraft.cli.chaos_run import check_command, run_command
 from zraft.cli.common import ExitStatus, Failure, Group, cluster_options, version_option
 from zraft.config import ACTORS
 from zraft.errors import OutcomeUnknown
@@ -92,6 +93,9 @@ def _wait_for_return(client: Client, node: str, actor: str, before: int, deadlin
 
 for _command in (*chaos_processes.COMMANDS, *chaos_faults.COMMANDS):
     cli.add_command(_command)
+
+cli.add_command(run_command)
+cli.add_command(check_command)
 
 
 def main() -> None:

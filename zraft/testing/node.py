@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -85,8 +84,9 @@ class Node(NodeProcess):
 
     def memory_bytes(self) -> int:
         """Resident memory of the process."""
-        if sys.platform == "linux":
-            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        statm = Path(f"/proc/{self.pid}/statm")
+        if statm.exists():  # on Linux
+            return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         return 1024 * int(subprocess.check_output(["ps", "-o", "rss=", "-p", str(self.pid)]))
 
     def log(self) -> str:

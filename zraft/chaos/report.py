@@ -1,0 +1,5 @@
+from zraft.chaos.result import Result
+
+
+def render(result: Result) -> str:
+    return "<html></html>"
