@@ -134,7 +134,6 @@ class Injector:
     def _set_away(self, nodes: Sequence[str], is_away: bool) -> None:
         for name in nodes:
             self._watches[name].is_away = is_away
-            self._watches[name].change()
 
     async def _break_disks(self, fault: Fault, nodes: Sequence[str]) -> None:
         broken: dict[str, Any] = {"full": True} if fault.what == "full" else {"fail_sync": True}
@@ -144,13 +143,11 @@ class Injector:
             if fault.what == "fail-fsync":
                 self._target.expect_end(name)
             self._watches[name].disk = broken
-            self._watches[name].change()
         await asyncio.sleep(fault.for_s)
         for name in nodes:
             self._watches[name].disk = {}
             if not self._target.is_running(name):
                 self._target.start(name)
-            self._watches[name].change()
 
     # --- links
 
@@ -180,7 +177,6 @@ class Injector:
         edges = links.combine(self._edges.values())
         for name, watch in self._watches.items():
             watch.rules = links.rules_of(edges, name)
-            watch.change()
 
     # --- actors
 

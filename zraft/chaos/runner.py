@@ -26,6 +26,7 @@ FINAL_READ_SECONDS = 15.0
 HEAL_SECONDS = 5.0
 """After Ctrl-C, how long nodes that go on running may take to say that their faults are off."""
 TICK_SECONDS = 0.1
+CANCEL_AGAIN_SECONDS = 0.5
 
 
 class Plan(NamedTuple):
@@ -113,9 +114,10 @@ class Run:
         try:
             await self._until(lambda: self._clock() >= self._plan.duration_s, self._plan.duration_s + 1, tasks)
             self._phase = "heals"
+            await _cancel(injecting)
             await self._injector.heal()
             seen.healed_s = self._clock()
-            await self._until(lambda: self._served_after(seen.healed_s) is not None, SERVE_SECONDS, tasks)
+            await self._until(lambda: self._served_after(seen.healed_s) is not None, SERVE_SECONDS, looking + working)
             seen.served_after_s = self._served_after(seen.healed_s)
             for worker in self._workers:
                 worker.stop()
@@ -216,8 +218,13 @@ def _spawn(work: Iterable[Coroutine[Any, Any, None]]) -> list[asyncio.Task[None]
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """End them. Asked again and again: before Python 3.12, `asyncio.wait_for` can lose a cancellation."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_SECONDS)
     for task in tasks:
-        task.cancel()
-    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(outcome, Exception) and not isinstance(outcome, ZraftError):
-            raise outcome
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, ZraftError):
+            raise error

@@ -59,6 +59,8 @@ VARIANTS: dict[str, tuple[tuple[str, str, float, float], ...]] = {
 
 CALM_SECONDS = (0.5, 2.0)
 """Between two faults of a strand."""
+SECONDS_A_KIND = 6.0
+"""Room for the longest fault of any kind, and calm."""
 LEAST_KILLS = 3
 """Of each actor on each node in a run of a minute or more; `MAX_KILL_EVERY_SECONDS` makes it more in longer runs."""
 MAX_KILL_EVERY_SECONDS = 1.0
@@ -120,15 +122,17 @@ def _strand(rng: Random, kinds: list[str], duration_s: float) -> list[Fault]:
     faults: list[Fault] = []
     order = cycle(rng.sample(kinds, len(kinds)))
     variants = {kind: _turns(rng, VARIANTS[kind]) for kind in kinds}
-    at_s = rng.uniform(*CALM_SECONDS)
+    # In a short run all is shorter, so that every kind comes.
+    scale = min(1.0, duration_s / (SECONDS_A_KIND * len(kinds)))
+    at_s = rng.uniform(*CALM_SECONDS) * scale
     while True:
         kind = next(order)
         what, whom, least_s, most_s = next(variants[kind])
-        for_s = rng.uniform(least_s, most_s)
+        for_s = rng.uniform(least_s, most_s) * scale
         if at_s + for_s > duration_s:
             return faults
         faults.append(Fault(at_s, for_s, kind, what, whom, rng.getrandbits(32), _parameters(rng, what)))
-        at_s += for_s + rng.uniform(*CALM_SECONDS)
+        at_s += for_s + rng.uniform(*CALM_SECONDS) * scale
 
 
 def _turns(rng: Random, variants: Sequence[tuple[str, str, float, float]]) -> Iterator[tuple[str, str, float, float]]:

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from zraft.client.aio import AsyncClient
-from zraft.errors import InvalidRequest, ZraftError
+from zraft.errors import OutcomeUnknown, Unavailable
 
 POLL_SECONDS = 0.2
+"""Between two questions how it is."""
+LOOK_SECONDS = 0.02
+"""Between two looks whether it has the faults that it is to have."""
 ANSWER_SECONDS = 1.0
 FRESH_SECONDS = 1.2
 """An older report says nothing of the present."""
@@ -44,7 +47,7 @@ class NodeWatch:
         self.report: dict[str, Any] | None = None
         self.answered_at_s = -1.0
         self._clock = clock
-        self._changed = asyncio.Event()
+        self._asked_at_s = -POLL_SECONDS
         self._client = AsyncClient([endpoint], ANSWER_SECONDS)
         self._in_force: object = None
 
@@ -53,20 +56,14 @@ class NodeWatch:
         try:
             while True:
                 if not self.is_away:
-                    await self._ask()
+                    if self._clock() - self._asked_at_s >= POLL_SECONDS:
+                        self._asked_at_s = self._clock()
+                        await self._ask()
                     await self._enforce()
                 self._note_role()
-                try:
-                    await asyncio.wait_for(self._changed.wait(), POLL_SECONDS)
-                except asyncio.TimeoutError:
-                    continue
-                self._changed.clear()
+                await asyncio.sleep(LOOK_SECONDS)
         finally:
             await self._client.close()
-
-    def change(self) -> None:
-        """Look at once: what it is to have has changed, or whether it is away."""
-        self._changed.set()
 
     @property
     def is_fresh(self) -> bool:
@@ -87,13 +84,13 @@ class NodeWatch:
         return deaths
 
     async def kill_actor(self, actor: str, boundary: int) -> bool:
-        """Tell it so; whether it surely took the order."""
+        """Tell it so; False: it surely was not told. The answer may die with the actor: incarnations tell the rest."""
         try:
             await self._inject({"op": "kill-actor", "actor": actor, "boundary": boundary})
-        except InvalidRequest:
-            raise
-        except ZraftError:
+        except Unavailable:
             return False
+        except OutcomeUnknown:
+            pass
         return True
 
     async def _ask(self) -> None:
@@ -119,9 +116,7 @@ class NodeWatch:
         try:
             await self._inject({"op": "links", "rules": self.rules})
             await self._inject({"op": "disk", **self.disk})
-        except InvalidRequest:
-            raise
-        except ZraftError:
+        except (Unavailable, OutcomeUnknown):
             return  # tried again at the next look
         self._in_force = wanted
 

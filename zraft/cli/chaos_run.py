@@ -22,7 +22,7 @@ from zraft.chaos.history import HistoryError, Operation, read_lines
 from zraft.chaos.linearizability import Verdict, check, explain
 from zraft.chaos.schedule import KINDS
 from zraft.chaos.verdict import Holds
-from zraft.cli.common import ExitStatus, Failure, endpoints_of
+from zraft.cli.common import Command, ExitStatus, Failure, endpoints_of
 from zraft.cli.output import align, print_json
 from zraft.config import ACTORS
 
@@ -57,7 +57,7 @@ class Files(NamedTuple):
     report: Path | None
 
 
-@click.command("run")
+@click.command("run", cls=Command)
 @click.option("--duration", type=click.FloatRange(min=1), default=60.0, show_default=True, metavar="S",
               help="Seconds with faults; healing and checking come after.")
 @click.option("--seed", type=int, default=1, show_default=True, metavar="N", help="Decides which fault comes when.")
@@ -219,7 +219,7 @@ def _print(result: Result, output: str) -> None:
     click.echo(f"\nverdict: {'all holds' if result.holds is Holds.YES else result.holds.value}")
 
 
-@click.command("check")
+@click.command("check", cls=Command)
 @click.argument("history", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), metavar="HISTORY.jsonl")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, metavar="S",
               help="Give up without a verdict after so many seconds.")
