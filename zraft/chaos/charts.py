@@ -155,9 +155,10 @@ def _times(x: Scale, start_s: float, end_s: float, height: float) -> list[str]:
     step = _step(end_s - start_s)
     digits = max(0, -math.floor(math.log10(step)))
     first = math.ceil(start_s / step)
+    times = [number * step for number in range(first, int(end_s / step) + 1)]
     return [
-        f'<text x="{x(number * step):.1f}" y="{height + 16:.0f}" text-anchor="middle">{number * step:.{digits}f} s</text>'
-        for number in range(first, int(end_s / step) + 1)
+        f'<text x="{x(at_s):.1f}" y="{height + 16:.0f}" text-anchor="middle">{at_s:.{digits}f} s</text>'
+        for at_s in times
     ]
 
 

@@ -95,9 +95,9 @@ def _failing(result: Result) -> str:
     failure = result.check.failure
     if failure is None:
         return ""
-    about = f"Key {failure.operation.key}: no order of its operations explains the red one. Below, what was under way."
+    about = f"Key {failure.operation.key}: no order of its operations explains the red one."
     drawing = charts.failing_history(failure.window, failure.operation)
-    legend = _legend([("bad", "fits nowhere"), ("ok", "ok"), ("unknown", "outcome unknown: at any later time, or never")])
+    legend = _legend([("bad", "fits nowhere"), ("ok", "ok"), ("unknown", "unknown: at any later time, or never")])
     text = f"<pre>{escape(chr(10).join(result.explanation))}</pre>"
     return _section("failing-history", "The failing history", about, legend, drawing, text)
 

@@ -62,7 +62,9 @@ CALM_SECONDS = (0.5, 2.0)
 SECONDS_A_KIND = 6.0
 """Room for the longest fault of any kind, and calm."""
 LEAST_KILLS = 3
-"""Of each actor on each node in a run of a minute or more; `MAX_KILL_EVERY_SECONDS` makes it more in longer runs."""
+"""Of each actor on each node in a run of a minute or more."""
+MIN_KILL_EVERY_SECONDS = 0.4
+"""More often, and a cluster would have no time to serve: a short run does not come to all actors."""
 MAX_KILL_EVERY_SECONDS = 1.0
 MAX_BOUNDARY = 6
 """Mailbox, send and disk operations that an actor may come to before it dies."""
@@ -105,7 +107,8 @@ def _actor_deaths(rng: Random, nodes: Sequence[str], actors: Sequence[str], dura
     """Rounds in which every actor of every node dies once, each round in an order of its own."""
     pairs = [(node, actor) for node in nodes for actor in actors]
     # Half a round more than must be: some kills come while their node is away, and are made up for later.
-    every_s = min(MAX_KILL_EVERY_SECONDS, duration_s / (len(pairs) * (LEAST_KILLS + 0.5)))
+    every_s = duration_s / (len(pairs) * (LEAST_KILLS + 0.5))
+    every_s = min(max(every_s, MIN_KILL_EVERY_SECONDS), MAX_KILL_EVERY_SECONDS)
     faults: list[Fault] = []
     at_s = every_s
     while at_s < duration_s:
