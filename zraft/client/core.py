@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from typing import Any
 
-from zraft.client.link import Call, Link, OnDone
+from zraft.client.link import REFUSED_GRACE_SECONDS, Call, Link, OnDone
 from zraft.client.outbox import Outbox, Outgoing, number
 from zraft.client.requests import CLOSE_SESSION, OPEN_SESSION, READ, WRITE, Request
 from zraft.client.route import Random, Route
@@ -130,7 +130,7 @@ class ClientCore:
             if link.ping_due:
                 link.ping_due = False
                 yield outbox.ping(link.endpoint)
-            while link.pinned and link.may_send(now):
+            while link.pinned and now >= link.may_send_pinned_at():
                 outgoing = outbox.pack_pinned(link, route.room(link), now)
                 if outgoing is None:
                     break
@@ -148,6 +148,8 @@ class ClientCore:
         link = self._route.links[outgoing.endpoint]
         self._outbox.unsend(link, outgoing.calls)
         link.refused_at = now
+        if any(call.pinned for call in outgoing.calls):
+            link.pinned_hold_until = now + REFUSED_GRACE_SECONDS
         if not outgoing.calls or (link.connected and not link.pending):
             # Silent, and now without connection; or it was connected and owes nothing: not a full queue, it is down.
             self._lose(link, now)
@@ -293,7 +295,7 @@ class ClientCore:
                 else:
                     wakeup = min(wakeup, link.ping_sent_at + DEAD_AFTER_PING_SECONDS)
             if link.pinned:
-                wakeup = _sooner(wakeup, link.may_send_at(), now)
+                wakeup = _sooner(wakeup, link.may_send_pinned_at(), now)
         return None if wakeup == inf else wakeup
 
     def _watch(self, link: Link, now: float) -> None:

@@ -76,6 +76,7 @@ class Link:
         "ping_due",
         "ping_sent_at",
         "pinned",
+        "pinned_hold_until",
         "quiet_since",
         "refused_at",
         "scan_at",
@@ -89,6 +90,9 @@ class Link:
         """Copies that were sent again elsewhere or once more."""
         self.pinned: deque[Call] = deque()
         """Calls for this endpoint alone that wait to be sent."""
+        self.pinned_hold_until = 0.0
+        """They wait at least until then: ZeroMQ refused one. The search for a leader, which may come back to this very
+        link at once, does not shorten this."""
         self.life: int | None = None
         """The frontend's life as the last reply told it."""
         self.connected = False
@@ -106,6 +110,7 @@ class Link:
         self.begin_waiting(now)
         self.dead_until = 0.0
         self.refused_at = None
+        self.pinned_hold_until = 0.0
         self.connected = True
 
     def begin_waiting(self, now: float) -> None:
@@ -125,6 +130,10 @@ class Link:
     def may_send_at(self) -> float:
         """From when on `may_send`."""
         return 0.0 if self.refused_at is None else self.refused_at + REFUSED_GRACE_SECONDS
+
+    def may_send_pinned_at(self) -> float:
+        """From when on a call for this endpoint alone may be sent."""
+        return max(self.may_send_at(), self.pinned_hold_until)
 
     def set_aside(self, call: Call) -> None:
         """Stop waiting for the latest copy of `call`; should its answer come all the same, it counts."""

@@ -86,6 +86,7 @@ class Route:
     def writable(self, link: Link) -> None:
         """ZeroMQ has a connection to `link`. The first one wins while the target has none."""
         link.refused_at = None
+        link.pinned_hold_until = 0.0
         link.dead_until = 0.0
         link.connected = True
         if self.target.refused_at is not None and not self.target.connected:

@@ -6,10 +6,11 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zraft.chaos import links
+from zraft.chaos import inject, links
 from zraft.chaos.links import Edges
 from zraft.client.sync import Client
 from zraft.errors import OutcomeUnknown, ZraftError
@@ -140,7 +141,9 @@ class Cluster:
 
         boundary: it dies at the so-manieth mailbox, send or disk operation that it comes to; 0: between two messages.
         """
-        self._inject(name, {"op": "kill-actor", "actor": actor, "boundary": boundary})
+        fault = {"op": "kill-actor", "actor": actor, "boundary": boundary}
+        with suppress(OutcomeUnknown):  # the answer may have died with the actor
+            self._own_client().inject_fault(self.nodes[name].endpoint, fault, timeout=FAULT_SECONDS)
 
     def partition(self, *groups: Iterable[str]) -> None:
         """Cut every link between nodes of different groups; nodes that are in none are not touched.
@@ -181,7 +184,8 @@ class Cluster:
     def heal(self) -> None:
         """Start what does not run, resume what is paused, end all faults of links and disks.
 
-        Does not wait until the cluster serves: `wait_for_leader`, `wait_converged` do. Raises NotInTime.
+        Does not wait until the cluster serves: `wait_for_leader`, `wait_converged` do. Raises ZraftError if a node does
+        not answer.
         """
         self._edges = {}
         for node in self.nodes.values():
@@ -199,17 +203,7 @@ class Cluster:
                 self._inject(name, {"op": "links", "rules": links.rules_of(self._edges, name)})
 
     def _inject(self, name: str, fault: Mapping[str, Any], seconds: float = FAULT_SECONDS) -> None:
-        client, node = self._own_client(), self.nodes[name]
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                client.inject_fault(node.endpoint, fault, timeout=FAULT_SECONDS)
-                return
-            except OutcomeUnknown:
-                if fault["op"] == "kill-actor":
-                    return  # the answer may have died with the actor
-                if time.monotonic() > deadline:
-                    raise
+        inject.send(self._own_client(), self.nodes[name].endpoint, fault, seconds)
 
     # --- what the nodes say
 

@@ -361,3 +361,22 @@ def test_a_pinned_call_goes_out_once_its_connection_stands() -> None:
     script.down = set()
     script.core.on_writable(B, script.now)
     assert [copy.endpoint for copy in script.sent()] == [B]
+
+
+def test_a_call_for_one_node_that_went_away_is_not_tried_without_pause() -> None:
+    """The only endpoint there is: the search for another one comes back to it at once, and must not undo the pause."""
+    script = Script(A)
+    script.submit(requests.status(), endpoint=A)
+    script.reply(script.sent()[0], body=b"{}")
+    outcome = script.submit(requests.status(), timeout=1.0, endpoint=A)
+    core, now, tries = script.core, script.now, 0
+    while outcome.error is None and tries < 1000:
+        now = core.next_wakeup(now) or now
+        core.tick(now)
+        for outgoing in core.frames_to_send(now):
+            tries += 1
+            core.on_send_failed(outgoing, now)
+            if tries == 1000:
+                break
+    assert isinstance(outcome.error, Unavailable)
+    assert tries <= 2 + 1.0 / REFUSED_GRACE_SECONDS
