@@ -53,7 +53,7 @@ class Injector:
         return [fault for fault in self.injected if fault.end_s is None]
 
     async def run(self) -> None:
-        """Carry all of the schedule out. Raises InvalidRequest if a node refuses."""
+        """Carry all of the schedule out."""
         for fault in self._schedule:
             await asyncio.sleep(max(0.0, fault.at_s - self._clock()))
             self._tasks.append(asyncio.create_task(self._carry_out(fault)))

@@ -104,7 +104,9 @@ class Run:
         return workers
 
     async def run(self) -> Seen:
-        """Do it. However it ends, every fault has ended then. Raises ZraftError if a node refuses faults."""
+        """Do it. However it ends, every fault has ended then. Raises ZraftError if a node refuses faults, or is silent."""
+        for watch in self._watches.values():
+            await watch.check_willing()
         self._start_s = time.monotonic()
         seen = Seen(self._recorder, self._injector.injected)
         looking = _spawn(watch.run() for watch in self._watches.values())

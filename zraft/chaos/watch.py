@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from zraft.client.aio import AsyncClient
-from zraft.errors import OutcomeUnknown, Unavailable
+from zraft.errors import InvalidRequest, OutcomeUnknown, Unavailable
 
 POLL_SECONDS = 0.2
 """Between two questions how it is."""
@@ -52,7 +52,7 @@ class NodeWatch:
         self._in_force: object = None
 
     async def run(self) -> None:
-        """Look after it until cancelled. Raises InvalidRequest if the node refuses faults."""
+        """Look after it until cancelled."""
         try:
             while True:
                 if not self.is_away:
@@ -64,6 +64,10 @@ class NodeWatch:
                 await asyncio.sleep(LOOK_SECONDS)
         finally:
             await self._client.close()
+
+    async def check_willing(self) -> None:
+        """Raises InvalidRequest if the node refuses injected faults, Unavailable or OutcomeUnknown if it is silent."""
+        await self._inject({"op": "heal"})
 
     @property
     def is_fresh(self) -> bool:
@@ -87,7 +91,7 @@ class NodeWatch:
         """Tell it so; False: it surely was not told. The answer may die with the actor: incarnations tell the rest."""
         try:
             await self._inject({"op": "kill-actor", "actor": actor, "boundary": boundary})
-        except Unavailable:
+        except (Unavailable, InvalidRequest):
             return False
         except OutcomeUnknown:
             pass
@@ -116,8 +120,9 @@ class NodeWatch:
         try:
             await self._inject({"op": "links", "rules": self.rules})
             await self._inject({"op": "disk", **self.disk})
-        except (Unavailable, OutcomeUnknown):
-            return  # tried again at the next look
+        except (Unavailable, OutcomeUnknown, InvalidRequest):
+            # Refused, as by one that has just begun a life and knows no peers yet. Tried again at the next look.
+            return
         self._in_force = wanted
 
     def _wanted(self, pid: int) -> object:
