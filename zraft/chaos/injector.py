@@ -14,6 +14,9 @@ from zraft.chaos.schedule import Fault
 from zraft.chaos.target import Target
 from zraft.chaos.watch import NodeWatch, leader_of
 
+LEADER_SECONDS = 2.0
+"""So long a fault for the leader waits for one; then it comes to any node."""
+LOOK_SECONDS = 0.05
 MOST_LATE = 20
 """Deaths of actors that are made up for once their node is back; more would all come at once."""
 
@@ -84,7 +87,7 @@ class Injector:
         if fault.kind == "actors":
             await self._kill_actor(fault)
             return
-        nodes = self._whom(fault)
+        nodes = await self._whom(fault)
         happened = Injected(fault.kind, fault.what, nodes, self._clock())
         self.injected.append(happened)
         if fault.kind == "nodes":
@@ -101,7 +104,7 @@ class Injector:
             self._tell_links()
         happened.end_s = self._clock()
 
-    def _whom(self, fault: Fault) -> tuple[str, ...]:
+    async def _whom(self, fault: Fault) -> tuple[str, ...]:
         names = sorted(self._watches)
         rng = Random(fault.draw)
         if fault.whom == "all":
@@ -109,8 +112,13 @@ class Injector:
         if fault.whom == "majority":
             return tuple(sorted(rng.sample(names, len(names) // 2 + 1)))
         drawn = rng.choice(names)
-        leader = leader_of(self._watches)
-        return (leader[0] if fault.whom == "leader" and leader else drawn,)
+        if fault.whom == "leader":
+            for _ in range(int(LEADER_SECONDS / LOOK_SECONDS)):
+                leader = leader_of(self._watches)
+                if leader is not None:
+                    return (leader[0],)
+                await asyncio.sleep(LOOK_SECONDS)
+        return (drawn,)
 
     # --- processes and disks
 

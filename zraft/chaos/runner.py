@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, NamedTuple, TextIO
 
 from zraft.chaos.injector import Injected, Injector
@@ -14,7 +15,7 @@ from zraft.chaos.schedule import make_schedule
 from zraft.chaos.target import Target
 from zraft.chaos.verdict import Final
 from zraft.chaos.watch import NodeWatch, Sample, leader_of
-from zraft.chaos.workload import TIMEOUT_SECONDS, JsonWorker, Keys, Worker
+from zraft.chaos.workload import TIMEOUT_SECONDS, JsonWorker, Keys, Reader, Worker
 from zraft.client.aio import AsyncClient
 from zraft.errors import Unavailable, ZraftError
 
@@ -99,12 +100,16 @@ class Run:
         workers = [
             Worker(number, endpoints, self._keys, self._recorder, plan.seed) for number in range(1, plan.clients + 1)
         ]
-        for number, (host, port) in enumerate(self._target.json_addresses.values(), plan.clients + 1):
-            workers.append(JsonWorker(number, host, port, self._keys, self._recorder, plan.seed))
+        rest = count(plan.clients + 1)
+        workers += [Reader(next(rest), [endpoint], self._keys, self._recorder, plan.seed) for endpoint in endpoints]
+        workers += [
+            JsonWorker(next(rest), host, port, self._keys, self._recorder, plan.seed)
+            for host, port in self._target.json_addresses.values()
+        ]
         return workers
 
     async def run(self) -> Seen:
-        """Do it. However it ends, every fault has ended then. Raises ZraftError if a node refuses faults, or is silent."""
+        """Do it. However it ends, every fault has ended then. Raises ZraftError if a node refuses faults."""
         for watch in self._watches.values():
             await watch.check_willing()
         self._start_s = time.monotonic()

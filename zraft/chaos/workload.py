@@ -22,6 +22,7 @@ THINK_SECONDS = 0.012
 """At most so long between two calls of a client: enough to keep a cluster busy, and leave the machine some air."""
 CALLS_OF_A_CLIENT = (50, 200)
 """So many calls a client makes before another one takes its place."""
+READS_OF_A_READER = 5
 COUNTERS = 2
 OPERATIONS = ("get", "set", "delete", "cas", "count", "tally")
 WEIGHTS = (40, 20, 5, 15, 10, 10)
@@ -123,6 +124,19 @@ class Worker:
     def _value(self) -> str:
         self._written += 1
         return f"{self.number}.{self._written}"
+
+
+class Reader(Worker):
+    """Reads alone, beginning anew at one and the same node all the time: who else would ask a leader of the past?"""
+
+    async def run(self) -> None:
+        """Work until `stop`."""
+        while not self._stopping:
+            async with AsyncClient(self._endpoints, TIMEOUT_SECONDS) as client:
+                for _ in range(READS_OF_A_READER):
+                    if self._stopping or not await self._get(client, self._rng.choice(self._keys.shared)):
+                        break
+                    await asyncio.sleep(self._rng.uniform(0.0, 4 * THINK_SECONDS))
 
 
 class JsonWorker(Worker):
