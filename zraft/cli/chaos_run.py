@@ -64,8 +64,8 @@ class Files(NamedTuple):
 @click.option("--faults", callback=_kinds, default="all", show_default=True, metavar="LIST",
               help=f"Kinds of faults, with commas: {', '.join(KINDS)}; or all.")
 @click.option("--clients", type=click.IntRange(1, 100), default=8, show_default=True, metavar="C",
-              help="Clients at a time, each with a session of its own; besides, for each node a reader, and a client of "
-              "its port for JSON lines.")
+              help="Clients at a time, each with a session of its own; besides, for each node a reader and a client "
+              "of its port for JSON lines.")
 @click.option("--keys", type=click.IntRange(1, 1000), default=8, show_default=True, metavar="K",
               help="Keys that all clients share.")
 @click.option("--nodes", type=click.Choice(["3", "5"]), default="3", show_default=True,
