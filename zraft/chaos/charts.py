@@ -8,6 +8,7 @@ from html import escape
 
 from zraft.chaos.history import Operation
 from zraft.chaos.injector import Injected
+from zraft.chaos.linearizability import Failure
 from zraft.chaos.statistics import Second
 from zraft.chaos.watch import Sample
 
@@ -17,6 +18,7 @@ LANE, ROW = 9, 36
 PLOT = 150
 LANES = {"actors": 0, "nodes": 1, "pauses": 1, "disk": 1, "partitions": 2, "delay": 2, "drop": 2}
 SHOWN_OPERATIONS = 40
+LEAST_OPERATIONS = 12
 
 Scale = Callable[[float], float]
 
@@ -108,11 +110,16 @@ def latency(seconds: Sequence[Second], end_s: float) -> str:
     return _svg(parts, PLOT, end_s)
 
 
-def failing_history(window: Sequence[Operation], culprit: Operation) -> str:
-    """A bar for each operation from its call to its return, a row for each client; the one that fits nowhere in red."""
+def failing_history(failure: Failure) -> str:
+    """A bar for each operation from its call to its return, a row for each client; the one that fits nowhere in red.
+
+    Where little was under way, what came before it stands there, too.
+    """
+    culprit = failure.operation
+    window = failure.window if len(failure.window) >= LEAST_OPERATIONS else failure.prefix[-LEAST_OPERATIONS:]
     end_s = culprit.ret if culprit.ret is not None else culprit.call
     sure = [each for each in window if each.outcome == "ok" and each is not culprit]
-    open_ended = [each for each in window if each.outcome == "unknown"]
+    open_ended = [each for each in window if each.outcome == "unknown" and each is not culprit]
     shown = sorted([*sure[-SHOWN_OPERATIONS:], *open_ended[-8:], culprit], key=lambda each: each.call)
     start_s = min(each.call for each in shown if each.outcome == "ok" or each is culprit)
     margin = (end_s - start_s) * 0.03 + 1e-6

@@ -12,6 +12,8 @@ from zraft.chaos import charts, statistics
 from zraft.chaos.result import Result
 from zraft.chaos.verdict import Holds
 
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+"""So that a browser fetches nothing even if a mistake in the report asked it to."""
 CLASSES = {Holds.YES: "holds", Holds.NO: "violated", Holds.UNKNOWN: "open"}
 WORDS = {Holds.YES: "All holds", Holds.NO: "Violated", Holds.UNKNOWN: "No verdict"}
 
@@ -47,7 +49,7 @@ def render(result: Result) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<link rel="icon" href="data:,">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<link rel="icon" href="data:,">\n'
         f"<title>zraft-chaos: {escape(WORDS[result.holds])}</title>\n"
         f"<style>\n{_resource('report.css')}</style>\n</head>\n"
         f"<body>\n<main>\n{chr(10).join(part for part in body if part)}\n</main>\n<div id=\"tip\"></div>\n"
@@ -96,7 +98,7 @@ def _failing(result: Result) -> str:
     if failure is None:
         return ""
     about = f"Key {failure.operation.key}: no order of its operations explains the red one."
-    drawing = charts.failing_history(failure.window, failure.operation)
+    drawing = charts.failing_history(failure)
     legend = _legend([("bad", "fits nowhere"), ("ok", "ok"), ("unknown", "unknown: at any later time, or never")])
     text = f"<pre>{escape(chr(10).join(result.explanation))}</pre>"
     return _section("failing-history", "The failing history", about, legend, drawing, text)
