@@ -90,6 +90,7 @@ def run_command(
     # ZeroMQ takes a while to import: not for --help or a usage error.
     from zraft.chaos.runner import Plan
 
+    _check_writable(history, report)
     folder = Path(tempfile.mkdtemp(prefix="zraft-chaos-"))
     files = Files(folder, history or folder / "history.jsonl", report)
     own = not any(which)
@@ -114,6 +115,15 @@ def run_command(
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_writable(*paths: Path | None) -> None:
+    """Now, and not when the run is over."""
+    for path in filter(None, paths):
+        try:
+            path.touch()
+        except OSError as error:
+            raise Failure(f"{path}: {error.strerror}", ExitStatus.USAGE) from error
 
 
 @contextmanager
