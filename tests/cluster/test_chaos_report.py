@@ -23,10 +23,7 @@ from zraft.chaos.schedule import KINDS
 from zraft.chaos.watch import Sample
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-OPTIONS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --virtual-time-budget=2000 --window-size=1180,2000"
-).split()  # noqa: SIM905
+OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--virtual-time-budget=2000", "--window-size=1180,2000"]  # noqa: SIM905
 WHAT_IT_FETCHED = """<script>
 document.documentElement.dataset.fetched =
   performance.getEntriesByType("resource").map((entry) => entry.name).join(" ") || "nothing";

@@ -100,7 +100,7 @@ def check_violation(done: subprocess.CompletedProcess[str], history: Path) -> No
     assert len(done.stdout.splitlines()) < 80
     checked = chaos("check", str(history))
     assert (checked.returncode, checked.stdout.split(":")[0]) == (1, "not linearizable")
-    folder = Path(done.stderr.split("logs of the nodes, and the history: ")[1].split()[0])
+    folder = Path(done.stderr.split("logs of the nodes: ")[1].split(";")[0])
     assert {path.name for path in folder.glob("*.log")} == {f"{node}.log" for node in NODES}
     assert not processes_with(str(folder))
 

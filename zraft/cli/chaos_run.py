@@ -95,26 +95,25 @@ def run_command(
     files = Files(folder, history or folder / "history.jsonl", report)
     own = not any(which)
     plan = Plan(duration, seed, faults, clients, keys, "" if own else f"zraft-chaos/{secrets.token_hex(4)}/")
-    keep = True
+    keep = own  # the logs tell what became of the nodes
     try:
         with _terminable():
             result = _run_own(plan, int(nodes), files) if own else _run_on(endpoints_of(*which), plan, files)
         _write_report(result, files)
         _print(result, output)
         keep = result.holds is not Holds.YES
-        if keep:
-            click.echo(f"logs of the nodes, and the history: {shlex.quote(str(folder))}", err=True)
-            if history:
-                click.echo(f"history: {shlex.quote(str(history))}", err=True)
-        click.get_current_context().exit(STATUSES[result.holds])
+    except KeyboardInterrupt:
+        keep = False
+        raise
     except OSError as error:
         raise Failure(f"{error.filename or folder}: {error.strerror}", ExitStatus.USAGE) from error
-    except BaseException as error:
-        keep = keep and not isinstance(error, KeyboardInterrupt)
-        raise
     finally:
-        if not keep:
+        if keep:
+            places = shlex.quote(str(folder)), shlex.quote(str(files.history))
+            click.echo("logs of the nodes: {}; the history: {}".format(*places), err=True)
+        else:
             shutil.rmtree(folder, ignore_errors=True)
+    click.get_current_context().exit(STATUSES[result.holds])
 
 
 def _check_writable(*paths: Path | None) -> None:
