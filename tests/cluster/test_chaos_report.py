@@ -23,7 +23,19 @@ from zraft.chaos.schedule import KINDS
 from zraft.chaos.watch import Sample
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--virtual-time-budget=2000", "--window-size=1180,2000"]  # noqa: SIM905
+OPTIONS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--virtual-time-budget=2000",
+    "--window-size=1180,2000",
+)
 WHAT_IT_FETCHED = """<script>
 document.documentElement.dataset.fetched =
   performance.getEntriesByType("resource").map((entry) => entry.name).join(" ") || "nothing";
@@ -96,7 +108,7 @@ def test_in_a_browser(tmp_path: Path, is_lost: bool) -> None:
     path = tmp_path / "report.html"
     path.write_text(render(result).replace("</body>", WHAT_IT_FETCHED + "</body>"), encoding="utf-8")
     assert CHROMIUM is not None
-    command = [CHROMIUM, *OPTIONS, "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [CHROMIUM, *OPTIONS, f"--user-data-dir={tmp_path / 'profile'}"]
     done = subprocess.run([*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=60)
     found = Elements(done.stdout)
     assert (found.root.get("data-ready"), found.root.get("data-error")) == ("yes", None), done.stderr[-2000:]
