@@ -116,7 +116,9 @@ def failing_history(failure: Failure) -> str:
     Where little was under way, what came before it stands there, too.
     """
     culprit = failure.operation
-    window = failure.window if len(failure.window) >= LEAST_OPERATIONS else failure.prefix[-LEAST_OPERATIONS:]
+    window = list(failure.window)
+    if len(window) < LEAST_OPERATIONS:
+        window += [each for each in failure.prefix[-LEAST_OPERATIONS:] if each not in window]
     end_s = culprit.ret if culprit.ret is not None else culprit.call
     sure = [each for each in window if each.outcome == "ok" and each is not culprit]
     open_ended = [each for each in window if each.outcome == "unknown" and each is not culprit]
