@@ -6,6 +6,7 @@ Clients encode commands and queries and decode results; the state machine does t
     command  [session, number, acknowledged, op, *arguments]
     query    [query, *arguments]
     result   [code, *values]
+    chunk    [kind, *fields]            a piece of a snapshot: `snapshot.py`
 
 What is decoded comes from strangers: sizes are bounded before anything is allocated for them, and whatever does not
 fit raises `CodecError` with words that can be handed to the user.
@@ -26,6 +27,10 @@ MAX_VALUE_BYTES = 1024 * 1024
 
 # A range bound may be the successor of the longest key (`key + b"\0"`): that is how a reader asks for the next page.
 MAX_BOUND_BYTES = MAX_KEY_BYTES + 1
+
+# A piece of a snapshot has so many rows at most (so that making and reading one takes no long time), and bytes.
+MAX_CHUNK_ROWS = 512
+MAX_CHUNK_BYTES = 8 * 1024 * 1024
 
 # The longest command has seven fields; a declared array that is longer is refused before it is allocated.
 _MAX_REQUEST_FIELDS = 16
@@ -237,6 +242,28 @@ def decode_result(data: bytes) -> tuple[Any, ...]:
         raise CodecError(f"not a result: {_reason(error)}") from error
     if type(fields) is not tuple or not fields or type(fields[0]) is not int:
         raise CodecError("not a result: expected an array that begins with an integer code")
+    return fields
+
+
+# ---- pieces of a snapshot ----------------------------------------------------------------------------------------
+
+
+def encode_chunk(kind: int, *fields: object) -> bytes:
+    """One piece of a snapshot. Equal fields give equal bytes."""
+    packed: bytes = msgpack.packb((kind, *fields))
+    return packed
+
+
+def decode_chunk(data: bytes) -> tuple[Any, ...]:
+    """Return (kind, \\*fields), the fields unchecked; arrays within come as tuples. Raises `CodecError`."""
+    if len(data) > MAX_CHUNK_BYTES:
+        raise CodecError(f"{len(data)} bytes; the limit is {MAX_CHUNK_BYTES}")
+    try:
+        fields = msgpack.unpackb(data, use_list=False, max_array_len=MAX_CHUNK_ROWS, max_map_len=0, max_ext_len=0)
+    except Exception as error:  # msgpack has no common base for what damaged bytes raise
+        raise CodecError(_reason(error)) from error
+    if type(fields) is not tuple or not fields or type(fields[0]) is not int:
+        raise CodecError("expected an array that begins with an integer")
     return fields
 
 

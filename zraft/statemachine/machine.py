@@ -21,6 +21,7 @@ from zraft.statemachine.codec import (
     decode_query,
     encode_result,
 )
+from zraft.statemachine.frozen import FrozenState
 from zraft.statemachine.sessions import Session, Sessions
 from zraft.statemachine.store import Change, Store
 
@@ -49,6 +50,15 @@ class StateMachine:
         self._sessions = Sessions()
         self._last_applied = 0
         self._log_time_ms = 0
+        self._frozen: FrozenState | None = None
+
+    @classmethod
+    def restored(cls, store: Store, sessions: Sessions, last_applied: int, log_time_ms: int) -> StateMachine:
+        """A machine that goes on from the state of another one. It owns `store` and `sessions` from now on."""
+        machine = cls()
+        machine._store, machine._sessions = store, sessions
+        machine._last_applied, machine._log_time_ms = last_applied, log_time_ms
+        return machine
 
     @property
     def last_applied(self) -> int:
@@ -136,6 +146,31 @@ class StateMachine:
             return encode_result(_OK, self._store.get(*arguments), self._store.revision)
         page, more = self._store.range(*arguments)
         return encode_result(_OK, page, more, self._store.revision)
+
+    def freeze(self) -> FrozenState:
+        """The state as it is now, to be serialized in pieces while entries are applied.
+
+        Takes O(sessions) and copies no keys. Raises `ImpossibleState` if an earlier one is neither done nor released.
+        """
+        if self._frozen is not None and not self._frozen.is_over:
+            raise impossible("a state frozen twice", last_applied=self._last_applied)
+        head = (self._last_applied, self._log_time_ms, self.revision, self.key_count, self.session_count)
+        self._frozen = FrozenState(self._store, self._sessions, head, self.state_hash)
+        return self._frozen
+
+    def discard_slice(self, count: int) -> bool:
+        """Free up to `count` keys, sessions and answers (one more session with its answers) of a machine that nobody
+        needs any more; False: nothing is left.
+
+        To drop a million keys at once would hold the interpreter's lock for too long. No other method may be called
+        on the machine from the first call on. A frozen state is released.
+        """
+        if self._frozen is not None:
+            self._frozen.release()
+        freed = self._store.discard(count)
+        if freed < count:
+            self._sessions.discard(count - freed)
+        return bool(self._store or self._sessions)
 
     def _next(self, index: int, time_ms: int) -> int:
         if index != self._last_applied + 1:

@@ -8,12 +8,18 @@ bounded in number and end after a time without use; both are decided by the log 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from hashlib import blake2b
 from struct import Struct
+
+from zraft.statemachine.codec import MAX_CHUNK_ROWS
 
 MAX_SESSIONS = 10_000
 MAX_UNANSWERED = 8192
 SESSION_TIMEOUT_MS = 15 * 60 * 1000
+
+# What a row takes in a piece of a frozen state besides an answer: up to four integers and the headers of msgpack.
+_ROW_OVERHEAD_BYTES = 40
 
 _SUM_MASK = (1 << 64) - 1
 _DIGEST_HEAD = Struct("<QQQQ").pack
@@ -68,6 +74,14 @@ class Session:
         self.answers[number] = answer
         self._digest = None
 
+    def copy(self) -> Session:
+        """The session as it is now; what happens to this one later does not touch the copy."""
+        copy = Session(self.session_id, self.last_used_ms)
+        copy.acknowledged = self.acknowledged
+        copy.answers = dict(self.answers)
+        copy.last_used_index = self.last_used_index
+        return copy
+
     def digest(self) -> int:
         """A 64-bit digest of the whole session, independent of the order in which its answers came."""
         if self._digest is None:
@@ -89,6 +103,7 @@ class Sessions:
         # No session can expire before this log time. A bound and not the exact time, so that the common case of
         # `expire` is one comparison: using the oldest session moves its expiry up, never down.
         self._none_expires_before_ms = 0
+        self._frozen: FrozenSessions | None = None
 
     def __len__(self) -> int:
         return len(self._by_use)
@@ -108,15 +123,19 @@ class Sessions:
     def open(self, session_id: int, now_ms: int) -> None:
         """Open a session; if there are `MAX_SESSIONS` already, the least recently used one ends."""
         if len(self._by_use) >= MAX_SESSIONS:
-            self._by_use.popitem(last=False)
+            self._end_oldest()
         self._by_use[session_id] = Session(session_id, now_ms)
 
     def close(self, session_id: int) -> None:
         """End an open session and forget its answers."""
-        del self._by_use[session_id]
+        session = self._by_use.pop(session_id)
+        if self._frozen is not None:
+            self._frozen.keep_ended(session)
 
     def use(self, session: Session, index: int, now_ms: int, acknowledged: int) -> None:
         """`Session.use`, and the session becomes the most recently used one."""
+        if self._frozen is not None:
+            self._frozen.keep(session)
         self._by_use.move_to_end(session.session_id)
         session.use(index, now_ms, acknowledged)
 
@@ -126,6 +145,88 @@ class Sessions:
             return
         by_use = self._by_use
         while by_use and next(iter(by_use.values())).last_used_ms + SESSION_TIMEOUT_MS <= now_ms:
-            by_use.popitem(last=False)
+            self._end_oldest()
         oldest_ms = next(iter(by_use.values())).last_used_ms if by_use else now_ms
         self._none_expires_before_ms = oldest_ms + SESSION_TIMEOUT_MS
+
+    def freeze(self) -> FrozenSessions:
+        """The sessions as they are now, to be read in pieces while they are used. O(sessions); one at a time."""
+        self._frozen = FrozenSessions(self._by_use)
+        return self._frozen
+
+    def unfreeze(self) -> None:
+        """Old sessions need not be kept any more."""
+        self._frozen = None
+
+    def load(self, session: Session) -> None:
+        """Take over a session of another machine; they come in the order of their last use."""
+        self._by_use[session.session_id] = session
+
+    def discard(self, count: int) -> int:
+        """Free sessions that nobody uses any more, until they and their answers are `count`; return how many it was."""
+        freed = 0
+        while self._by_use and freed < count:
+            _, session = self._by_use.popitem()
+            freed += 1 + len(session.answers)
+        return freed
+
+    def _end_oldest(self) -> None:
+        _, session = self._by_use.popitem(last=False)
+        if self._frozen is not None:
+            self._frozen.keep_ended(session)
+
+
+SessionRow = tuple[int, int, int, int]
+"""A session as frozen rows carry it: (session_id, acknowledged, last_used_index, last_used_ms)."""
+
+AnswerRow = tuple[int, bytes]
+"""An answer of the session whose row came last: (number, encoded result)."""
+
+
+class FrozenSessions:
+    """The `Sessions` as of one moment, handed out in ascending order of ids while they are used.
+
+    A session that is about to change is copied first, unless that was done already or it has been handed out.
+    """
+
+    def __init__(self, by_use: OrderedDict[int, Session]) -> None:
+        self._by_use = by_use
+        self._ids = sorted(by_use)
+        self._last = self._ids[-1] if self._ids else 0
+        # All ids below are handed out, or on their way and not touched by what happens to their session any more.
+        self._bound = 0
+        self._kept: dict[int, Session] = {}
+        self._rows = self._all_rows()
+        self._next_row: SessionRow | AnswerRow | None = next(self._rows, None)
+
+    def keep(self, session: Session) -> None:
+        """An open session is about to be used."""
+        if self._bound <= session.session_id <= self._last and session.session_id not in self._kept:
+            self._kept[session.session_id] = session.copy()
+
+    def keep_ended(self, session: Session) -> None:
+        """A session has just ended. Nothing changes it any more, so that it needs no copy."""
+        if self._bound <= session.session_id <= self._last:
+            self._kept.setdefault(session.session_id, session)
+
+    def take(self, max_bytes: int) -> list[SessionRow | AnswerRow]:
+        """The next rows, at most `MAX_CHUNK_ROWS` of together at most `max_bytes`, but at least one; []: no more.
+
+        Each session's row is followed by its answers in ascending order of numbers, be it over several pieces.
+        """
+        page: list[SessionRow | AnswerRow] = []
+        while (row := self._next_row) is not None:
+            max_bytes -= _ROW_OVERHEAD_BYTES + (len(row[1]) if len(row) == 2 else 0)
+            if page and (max_bytes < 0 or len(page) >= MAX_CHUNK_ROWS):
+                break
+            page.append(row)
+            self._next_row = next(self._rows, None)
+        return page
+
+    def _all_rows(self) -> Iterator[SessionRow | AnswerRow]:
+        for session_id in self._ids:
+            session = self._kept.pop(session_id, None) or self._by_use[session_id]
+            answers = sorted(session.answers.items())
+            self._bound = session_id + 1
+            yield session_id, session.acknowledged, session.last_used_index, session.last_used_ms
+            yield from answers

@@ -6,12 +6,15 @@ Every change is made in two steps: a `plan_*` method says what would become of a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import islice
 from struct import Struct
 
 from sortedcontainers import SortedList
 
-from zraft.statemachine.codec import Entry
+from zraft.errors import impossible
+from zraft.statemachine.codec import MAX_CHUNK_ROWS, Entry
 
 # A page of a RANGE stays well under the largest frame that a node sends, whatever the reader asked for.
 MAX_RANGE_BYTES = 4 * 1024 * 1024
@@ -40,6 +43,7 @@ class Store:
         self._records: dict[bytes, _Record] = {}
         self._keys: SortedList[bytes] = SortedList()
         self._digest_sum = 0
+        self._frozen: FrozenKeys | None = None
 
     def __len__(self) -> int:
         return len(self._records)
@@ -71,6 +75,8 @@ class Store:
         """Make `change`, which must have been planned at the present revision, and count it."""
         key, record = change
         old = self._records.get(key)
+        if self._frozen is not None:
+            self._frozen.keep(key, old, record is None)
         if record is None:
             self._keys.remove(key)
             del self._records[key]
@@ -102,6 +108,108 @@ class Store:
                 return page, True
             page.append((key, *record[:4]))
         return page, False
+
+    def freeze(self) -> FrozenKeys:
+        """The entries as they are now, to be read in pieces while commits go on. Copies nothing; one at a time."""
+        self._frozen = FrozenKeys(self, self._records, self._keys)
+        return self._frozen
+
+    def unfreeze(self) -> None:
+        """Old entries need not be kept any more."""
+        self._frozen = None
+
+    def load(
+        self,
+        keys: Sequence[bytes],
+        values: Sequence[bytes],
+        create_revisions: Sequence[int],
+        mod_revisions: Sequence[int],
+        versions: Sequence[int],
+    ) -> None:
+        """Take over entries of another store, given as columns. They come after all that are here, in ascending order.
+
+        `revision` is not touched.
+        """
+        records, add, added = self._records, self._keys.add, 0
+        rows = zip(keys, values, create_revisions, mod_revisions, versions, strict=True)
+        for key, value, create_revision, mod_revision, version in rows:
+            digest = _digest(key, value, create_revision, mod_revision, version)
+            records[key] = (value, create_revision, mod_revision, version, digest)
+            add(key)
+            added += digest
+        self._digest_sum = (self._digest_sum + added) & _SUM_MASK
+
+    def discard(self, count: int) -> int:
+        """Free up to `count` entries of a store that nobody reads any more; return how many they were."""
+        records, keys = self._records, self._keys
+        count = min(count, len(records))
+        for _ in range(count):
+            records.popitem()
+            keys.pop()
+        return count
+
+
+class FrozenKeys:
+    """The entries of a `Store` as of one moment, handed out in the order of keys while the store goes on.
+
+    Nothing is copied beforehand: the store says what it is about to change (`keep`), and the old entry is put aside if
+    it has not been handed out yet. What is put aside is dropped as it is handed out.
+    """
+
+    def __init__(self, store: Store, records: dict[bytes, _Record], keys: SortedList[bytes]) -> None:
+        self._store = store
+        self._records = records
+        self._keys = keys
+        self._left = len(records)
+        # All that lies below has been handed out.
+        self._bound = b""
+        # What became of a key since the freeze: its record then, or None if it was absent.
+        self._kept: dict[bytes, _Record | None] = {}
+        # Keys that were deleted since: the store's order of keys does not have them (or has them again).
+        self._deleted: SortedList[bytes] = SortedList()
+
+    def keep(self, key: bytes, old: _Record | None, is_deletion: bool) -> None:
+        """The store is about to change `key`, whose record is `old` (None: absent)."""
+        if key < self._bound:
+            return
+        frozen = self._kept.setdefault(key, old)
+        if is_deletion and frozen is not None and key not in self._deleted:
+            self._deleted.add(key)
+
+    def take(self, max_bytes: int) -> list[Entry]:
+        """The next entries, at most `MAX_CHUNK_ROWS` of together at most `max_bytes`, but at least one; []: no more.
+
+        Where a piece ends is decided by the frozen entries alone, never by what happened to the store since. The work
+        is bounded by the piece, and by what was created within its range of keys since the freeze.
+        """
+        page: list[Entry] = []
+        if not self._left:
+            return page
+        while self._left:
+            keys = self._next_keys()
+            if not keys:
+                raise impossible("frozen keys got lost", left=self._left, bound=self._bound)
+            for key in keys:
+                record = self._kept[key] if key in self._kept else self._records[key]
+                if record is not None:
+                    max_bytes -= len(key) + len(record[0]) + ENTRY_OVERHEAD_BYTES
+                    if page and (max_bytes < 0 or len(page) >= MAX_CHUNK_ROWS):
+                        self._bound = key
+                        return page
+                    page.append((key, *record[:4]))
+                    self._left -= 1
+                self._kept.pop(key, None)
+            self._bound = keys[-1] + b"\0"
+        self._store.unfreeze()
+        return page
+
+    def _next_keys(self) -> list[bytes]:
+        """The next keys to look at: those that the store has, and those that it had at the freeze."""
+        keys = list(islice(self._keys.irange(self._bound), MAX_CHUNK_ROWS))
+        if self._deleted:
+            gone = islice(self._deleted.irange(self._bound), MAX_CHUNK_ROWS)
+            keys = sorted({*keys, *gone})[:MAX_CHUNK_ROWS]
+        return keys
 
 
 def _digest(key: bytes, value: bytes, create_revision: int, mod_revision: int, version: int) -> int:
