@@ -6,9 +6,6 @@ their answers and their `state_hash`.
 
 from __future__ import annotations
 
-from hashlib import blake2b
-from struct import Struct
-
 from zraft.errors import impossible
 from zraft.statemachine.codec import (
     Arguments,
@@ -21,11 +18,9 @@ from zraft.statemachine.codec import (
     decode_query,
     encode_result,
 )
-from zraft.statemachine.frozen import FrozenState
+from zraft.statemachine.frozen import FrozenState, hash_state
 from zraft.statemachine.sessions import Session, Sessions
 from zraft.statemachine.store import Change, Store
-
-_HASH_FIELDS = Struct("<QQQQ").pack
 
 # Looking an enum's member up costs more than the comparison, and these are compared for every entry.
 _OPEN_SESSION, _CLOSE_SESSION, _SET, _DELETE = int(Op.OPEN_SESSION), int(Op.CLOSE_SESSION), int(Op.SET), int(Op.DELETE)
@@ -86,10 +81,8 @@ class StateMachine:
 
         Keys are accounted for as they change; a call digests the sessions that were used since the last one.
         """
-        fields = _HASH_FIELDS(
-            self._store.revision, self._log_time_ms, self._store.digest_sum, self._sessions.digest_sum
-        )
-        return blake2b(fields, digest_size=8).hexdigest()
+        store = self._store
+        return hash_state(store.revision, self._log_time_ms, store.digest_sum, self._sessions.digest_sum)
 
     def apply(self, index: int, time_ms: int, data: bytes) -> bytes:
         """Apply the committed command `data` at `index` and return its encoded result.
@@ -154,8 +147,7 @@ class StateMachine:
         """
         if self._frozen is not None and not self._frozen.is_over:
             raise impossible("a state frozen twice", last_applied=self._last_applied)
-        head = (self._last_applied, self._log_time_ms, self.revision, self.key_count, self.session_count)
-        self._frozen = FrozenState(self._store, self._sessions, head, self.state_hash)
+        self._frozen = FrozenState(self._store, self._sessions, self._last_applied, self._log_time_ms)
         return self._frozen
 
     def discard_slice(self, count: int) -> bool:

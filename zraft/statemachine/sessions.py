@@ -80,6 +80,7 @@ class Session:
         copy.acknowledged = self.acknowledged
         copy.answers = dict(self.answers)
         copy.last_used_index = self.last_used_index
+        copy._digest = self._digest
         return copy
 
     def digest(self) -> int:
@@ -195,6 +196,8 @@ class FrozenSessions:
         self._last = self._ids[-1] if self._ids else 0
         # All ids below are handed out, or on their way and not touched by what happens to their session any more.
         self._bound = 0
+        # Sum modulo 2^64 of the digests of the sessions that were handed out: in the end, of all.
+        self.digest_sum = 0
         self._kept: dict[int, Session] = {}
         self._rows = self._all_rows()
         self._next_row: SessionRow | AnswerRow | None = next(self._rows, None)
@@ -228,5 +231,6 @@ class FrozenSessions:
             session = self._kept.pop(session_id, None) or self._by_use[session_id]
             answers = sorted(session.answers.items())
             self._bound = session_id + 1
+            self.digest_sum = (self.digest_sum + session.digest()) & _SUM_MASK
             yield session_id, session.acknowledged, session.last_used_index, session.last_used_ms
             yield from answers

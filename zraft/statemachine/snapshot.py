@@ -119,13 +119,11 @@ class Restoring:
             raise SnapshotError(
                 f"its format is {values[0]!r:.40}; this version of zraft reads format {STATE_FORMAT} alone"
             )
-        if len(values) != 2 + len(_HEAD_NUMBERS):
-            raise SnapshotError(f"a head has {2 + len(_HEAD_NUMBERS)} fields, not {len(values)}")
-        numbers, self._state_hash = values[1:-1], values[-1]
+        numbers = values[1:]
+        if len(numbers) != len(_HEAD_NUMBERS):
+            raise SnapshotError(f"a head has {len(_HEAD_NUMBERS)} numbers, not {len(numbers)}")
         for name, number in zip(_HEAD_NUMBERS, numbers, strict=True):
             _check_integer(name, number, 0, _MAX_INTEGER)
-        if type(self._state_hash) is not str or len(self._state_hash) != 16:
-            raise SnapshotError("state hash must be a text of 16 hexadecimal digits")
         self._last_applied, self._log_time_ms, revision, self._key_count, self._session_count = numbers
         _check_integer("revision", revision, self._key_count, self._last_applied)
         _check_integer("session count", self._session_count, 0, MAX_SESSIONS)
@@ -151,7 +149,7 @@ class Restoring:
             raise SnapshotError("a key that was modified before it was created, or more often than that can be")
         if max(modified) > self._store.revision:
             raise SnapshotError(f"a key of revision {max(modified)} in a state of revision {self._store.revision}")
-        self._store.load(keys, contents, created, modified, versions)
+        self._store.load((keys, contents, created, modified, versions))
         self._last_key = keys[-1]
 
     def _take_rows(self, values: list[Any]) -> None:
@@ -193,10 +191,13 @@ class Restoring:
 
     def _take_end(self, values: list[Any]) -> None:
         found, expected = (len(self._store), len(self._sessions)), (self._key_count, self._session_count)
-        if values or found != expected:
+        if found != expected:
             raise SnapshotError(
                 f"the end comes after {found[0]} of {expected[0]} keys and {found[1]} of {expected[1]} sessions"
             )
+        if len(values) != 1 or type(values[0]) is not str or len(values[0]) != 16:
+            raise SnapshotError("the end must say the state hash, a text of 16 hexadecimal digits")
+        self._state_hash = values[0]
         self._digest_last()
 
     def _digest_last(self) -> None:

@@ -32,6 +32,9 @@ _Record = tuple[bytes, int, int, int, int]
 Change = tuple[bytes, _Record | None]
 """What one command makes of one key at the next revision: (key, its new record or None if it is deleted)."""
 
+EntryColumns = tuple[Sequence[bytes], Sequence[bytes], Sequence[int], Sequence[int], Sequence[int]]
+"""Many entries by their fields: keys, values, create_revisions, mod_revisions, versions."""
+
 
 class Store:
     """All keys, in order. `revision` starts at 0 and grows by one with every command that changes something."""
@@ -118,21 +121,10 @@ class Store:
         """Old entries need not be kept any more."""
         self._frozen = None
 
-    def load(
-        self,
-        keys: Sequence[bytes],
-        values: Sequence[bytes],
-        create_revisions: Sequence[int],
-        mod_revisions: Sequence[int],
-        versions: Sequence[int],
-    ) -> None:
-        """Take over entries of another store, given as columns. They come after all that are here, in ascending order.
-
-        `revision` is not touched.
-        """
+    def load(self, entries: EntryColumns) -> None:
+        """Take over entries of another store, in ascending order, all behind those here. `revision` is not touched."""
         records, add, added = self._records, self._keys.add, 0
-        rows = zip(keys, values, create_revisions, mod_revisions, versions, strict=True)
-        for key, value, create_revision, mod_revision, version in rows:
+        for key, value, create_revision, mod_revision, version in zip(*entries, strict=True):
             digest = _digest(key, value, create_revision, mod_revision, version)
             records[key] = (value, create_revision, mod_revision, version, digest)
             add(key)
@@ -176,32 +168,40 @@ class FrozenKeys:
         if is_deletion and frozen is not None and key not in self._deleted:
             self._deleted.add(key)
 
-    def take(self, max_bytes: int) -> list[Entry]:
-        """The next entries, at most `MAX_CHUNK_ROWS` of together at most `max_bytes`, but at least one; []: no more.
+    def take(self, max_bytes: int) -> EntryColumns | None:
+        """The next entries, at most `MAX_CHUNK_ROWS` of together at most `max_bytes`, but at least one; None: no more.
 
         Where a piece ends is decided by the frozen entries alone, never by what happened to the store since. The work
         is bounded by the piece, and by what was created within its range of keys since the freeze.
         """
-        page: list[Entry] = []
         if not self._left:
-            return page
-        while self._left:
-            keys = self._next_keys()
-            if not keys:
-                raise impossible("frozen keys got lost", left=self._left, bound=self._bound)
-            for key in keys:
-                record = self._kept[key] if key in self._kept else self._records[key]
-                if record is not None:
-                    max_bytes -= len(key) + len(record[0]) + ENTRY_OVERHEAD_BYTES
-                    if page and (max_bytes < 0 or len(page) >= MAX_CHUNK_ROWS):
-                        self._bound = key
-                        return page
-                    page.append((key, *record[:4]))
-                    self._left -= 1
-                self._kept.pop(key, None)
-            self._bound = keys[-1] + b"\0"
-        self._store.unfreeze()
-        return page
+            return None
+        kept, records = self._kept, self._records
+        page_keys: list[bytes] = []
+        page: list[_Record] = []
+        is_full = False
+        while not is_full and self._left > len(page):
+            seen = self._next_keys()
+            if not seen:
+                raise impossible("frozen keys got lost", left=self._left - len(page), bound=self._bound)
+            self._bound = seen[-1] + b"\0"
+            for key in [key for key in seen if kept.get(key, b"") is not None] if kept else seen:
+                record = kept.get(key) or records[key]
+                max_bytes -= len(key) + len(record[0]) + ENTRY_OVERHEAD_BYTES
+                if page and (max_bytes < 0 or len(page) == MAX_CHUNK_ROWS):
+                    self._bound = key
+                    is_full = True
+                    break
+                page_keys.append(key)
+                page.append(record)
+        self._left -= len(page)
+        if not self._left:
+            self._store.unfreeze()
+        elif kept:
+            for key in page_keys:
+                kept.pop(key, None)
+        values, create_revisions, mod_revisions, versions, _ = zip(*page, strict=True)
+        return page_keys, values, create_revisions, mod_revisions, versions
 
     def _next_keys(self) -> list[bytes]:
         """The next keys to look at: those that the store has, and those that it had at the freeze."""
