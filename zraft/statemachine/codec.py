@@ -28,8 +28,8 @@ MAX_VALUE_BYTES = 1024 * 1024
 # A range bound may be the successor of the longest key (`key + b"\0"`): that is how a reader asks for the next page.
 MAX_BOUND_BYTES = MAX_KEY_BYTES + 1
 
-# A piece of a snapshot has so many rows at most (so that making and reading one takes no long time), and bytes.
-MAX_CHUNK_ROWS = 512
+# A piece of a snapshot has so many rows at most, so that making one takes about half a millisecond, and so many bytes.
+MAX_CHUNK_ROWS = 256
 MAX_CHUNK_BYTES = 8 * 1024 * 1024
 
 # The longest command has seven fields; a declared array that is longer is refused before it is allocated.

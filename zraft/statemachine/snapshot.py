@@ -35,7 +35,7 @@ class SnapshotError(ZraftError):
 class Restoring:
     """A state machine in the making: `feed` it all pieces in their order, then `finish`.
 
-    Each call takes about as long as applying 512 entries. After an error nothing can come of it any more.
+    Each call takes about as long as applying `MAX_CHUNK_ROWS` entries. After an error nothing can come of it any more.
     """
 
     def __init__(self) -> None:
