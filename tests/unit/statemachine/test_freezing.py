@@ -138,6 +138,19 @@ def test_many_keys_deleted_or_created_ahead_are_more_than_one_look_covers() -> N
     assert driver.machine.key_count == 2_000 - 1_600 + 3_000
 
 
+def test_a_key_deleted_again_and_again_hides_no_other_deleted_one() -> None:
+    driver = filled(2 * MAX_CHUNK_ROWS)
+    expected = expected_of(driver)
+    frozen = driver.machine.freeze()
+    number = 2 * MAX_CHUNK_ROWS
+    for _ in range(MAX_CHUNK_ROWS):
+        driver.command(1, number + 1, number, Op.DELETE, b"key 00001")
+        driver.set(1, number + 2, b"key 00001", b"late", acknowledged=number)
+        number += 2
+    driver.command(1, number + 1, number, Op.DELETE, b"key 00002")
+    assert drain(frozen) == expected
+
+
 def test_what_happens_to_sessions_during_the_freeze_is_not_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "MAX_SESSIONS", 3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import msgpack
@@ -232,6 +233,17 @@ def test_array_headers_that_promise_more_than_there_is_allocate_nothing() -> Non
             Restoring().feed(bomb)
     with pytest.raises(SnapshotError, match="the limit is"):
         Restoring().feed(b"\x00" * (MAX_CHUNK_BYTES + 1))
+
+
+def test_arrays_within_arrays_that_promise_much_take_little_memory() -> None:
+    bomb = b"\x92\x02" + b"\xdd\x00\x00\x75\x30" * 500 + b"\x00" * 30_000  # 500 deep, each to have 30,000 elements
+    tracemalloc.start()
+    try:
+        with pytest.raises(SnapshotError):
+            Restoring().feed(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 4 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
 
 
 GOOD_KEYS = (KEYS, (b"a", b"b"), (b"1", b"2"), (1, 2), (1, 3), (1, 2))
