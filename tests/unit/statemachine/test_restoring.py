@@ -206,7 +206,8 @@ def test_after_an_error_nothing_comes_of_it_any_more(driver: Driver) -> None:
         restoring.finish()
 
 
-scalars = st.none() | st.booleans() | st.integers(-1, 5) | st.integers(0, MOST) | st.binary(max_size=3) | st.text(max_size=3)
+numbers = st.integers(-1, 5) | st.integers(0, MOST)
+scalars = st.none() | st.booleans() | numbers | st.binary(max_size=3) | st.text(max_size=3)
 columns = st.lists(scalars | st.floats() | st.lists(scalars, max_size=4), max_size=4)
 shaped = st.tuples(st.integers(0, 5), st.lists(columns, max_size=7)).map(
     lambda kind: msgpack.packb([kind[0], *kind[1]])
