@@ -60,7 +60,7 @@ class LogWriter(Actor):
         """Say what is durable. (Writes of this consensus that are pending stay so: it asks before its first.)"""
         log = self.log
         hard_state = log.hard_state or HardState(0, None)
-        head = tuple(log.read(1, 1)) if log.last_index else ()
+        head = unmarked(log.read(1, 1)) if log.last_index else ()
         answer = Recovered(
             hard_state.term,
             hard_state.voted_for or "",
@@ -68,7 +68,7 @@ class LogWriter(Actor):
             log.last_index,
             tuple(log.term_runs()),
             head,
-            tuple(self.read_tail()),
+            unmarked(self.read_tail()),
             log.cluster_id,
             log.store_id,
         )
@@ -137,7 +137,7 @@ class LogWriter(Actor):
     def on_read_log(self, sender: str, message: ReadLog) -> None:
         """For a peer that lags, or the applier."""
         batches = self.log.read(message.first_index, message.max_bytes)
-        self.context.send(sender, LogRead(message.reader, message.first_index, tuple(batches)))
+        self.context.send(sender, LogRead(message.reader, message.first_index, unmarked(batches)))
 
     def on_save_cluster_id(self, sender: str, message: SaveClusterId) -> None:
         """Once in a store's life."""
@@ -151,3 +151,8 @@ class LogWriter(Actor):
     def status(self) -> dict[str, Any]:
         """How many writes (fdatasyncs) this life did."""
         return {"log_writes": self.writes, "disk_full": self.full}
+
+
+def unmarked(batches: list[Batch]) -> tuple[tuple[int, int, int, bytes], ...]:
+    """Batches as messages carry them."""
+    return tuple((first_index, count, term, payload) for first_index, count, term, payload, _ in batches)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from zraft.errors import impossible
 from zraft.sim.disk import SimDisk
 from zraft.storage import Batch, HardState, WriteAheadLog
 
@@ -97,8 +98,12 @@ class WatchedLog(WriteAheadLog):
         """From now on."""
         self.holding, self.sim_disk = holding, disk
 
-    def append(self, batches: Sequence[Batch], hard_state: HardState | None) -> None:
+    def append(
+        self, batches: Sequence[Batch], hard_state: HardState | None, reset: tuple[int, int] | None = None
+    ) -> None:
         """See WriteAheadLog."""
+        if reset is not None:
+            raise impossible("the model of what is durable knows no resets", reset=reset)
         items: Items = [] if hard_state is None else [hard_state]
         items += [(batch.first_index, batch.count, batch.term) for batch in batches]
         self.holding.begin(self.sim_disk.now_us, items)
@@ -114,5 +119,3 @@ def terms_of(log: WriteAheadLog) -> list[int]:
         end = runs[position + 1][0] if position + 1 < len(runs) else log.last_index + 1
         terms += [term] * (end - first)
     return terms
-
-

@@ -17,6 +17,10 @@ class CorruptLog(StorageError):
     """Bytes that were durable once are missing or changed. Nothing was cut and nothing was written."""
 
 
+class CorruptSnapshot(StorageError):
+    """A snapshot's bytes are not those that were written. It is of no use; another one may be."""
+
+
 class DiskFull(StorageError):
     """No space (ENOSPC, EDQUOT). Nothing of the call counts as written; the same call may be tried again later.
 

@@ -20,8 +20,12 @@ A record is 32 bytes of header and a body:
     attempt 4   how often an append ran into a full disk before, so that what such a one left behind never chains
     kind    1   and 3 bytes of zeros
 
-Body of a batch: first index 8, term 8, count 4, zeros 4, payload. Body of a hard state: term 8, length of the
-vote 2 (0xFFFF: none), vote in UTF-8.
+Body of a batch: first index 8, term 8, count 4, flags 4 (bit 0: marked), payload. Body of a hard state: term 8, length
+of the vote 2 (0xFFFF: none), vote in UTF-8. Body of a reset: index 8, term 8; the log is empty from there on, and
+begins after that index, whose term it was.
+
+A log may lack its oldest segments: they were compacted. The header of the oldest one left has all that is needed of
+what came before, and its first valid entry is the base.
 """
 
 from __future__ import annotations
@@ -51,9 +55,11 @@ _OFFSET = struct.Struct("<Q")
 _CHECKS = struct.Struct("<4sII")
 _RECORD = struct.Struct("<4sIIIQIB3x")
 _TAIL = struct.Struct("<IQIB3x")
-_BATCH_TAIL = struct.Struct("<IQIB3xQQI4x")
-_BATCH = struct.Struct("<QQI4x")
+_BATCH_TAIL = struct.Struct("<IQIB3xQQII")
+_BATCH = struct.Struct("<QQII")
 _HARD_STATE = struct.Struct("<QH")
+_RESET = struct.Struct("<QQ")
+_MARKED = 1
 _ZEROS = bytes(64 * 1024)
 _PADDING = (b"", b"\0" * 7, b"\0" * 6, b"\0" * 5, b"\0" * 4, b"\0" * 3, b"\0" * 2, b"\0")
 
@@ -72,13 +78,14 @@ class Batch(NamedTuple):
     """Consecutive entries of one term, encoded by someone else: `first_index`, `first_index + 1`, ... `count` of them.
 
     After a logical truncation `count` may be smaller than the number of entries in `payload`; only the first
-    `count` are valid then.
+    `count` are valid then. `marked`: its owner wants to find it without reading the whole log.
     """
 
     first_index: int
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     term: int
     payload: bytes
+    marked: bool = False
 
 
 class Kind(IntEnum):
@@ -86,6 +93,7 @@ class Kind(IntEnum):
 
     BATCH = 1
     HARD_STATE = 2
+    RESET = 3
 
 
 class SegmentHeader(NamedTuple):
@@ -186,6 +194,9 @@ def hard_state_record_bytes(hard_state: HardState) -> int:
     return (RECORD_HEADER_BYTES + _HARD_STATE.size + len(_split_hard_state(hard_state)[2]) + 7) & ~7
 
 
+RESET_RECORD_BYTES = RECORD_HEADER_BYTES + _RESET.size
+
+
 class Encoder:
     """Encodes the records of one gathered write. `crc` is the chain's end: what the next record is chained to."""
 
@@ -199,17 +210,23 @@ class Encoder:
         self._identity = identity
 
     def add_batch(self, batch: Batch) -> None:
-        first_index, count, term, payload = batch
+        first_index, count, term, payload, marked = batch
         length = BATCH_BODY_BYTES + len(payload)
-        tail = _BATCH_TAIL.pack(length, self._durable, self._attempt, Kind.BATCH, first_index, term, count)
+        flags = _MARKED if marked else 0
+        tail = _BATCH_TAIL.pack(length, self._durable, self._attempt, Kind.BATCH, first_index, term, count, flags)
         self.crc = crc = crc32(payload, crc32(tail, self.crc))
         check = crc32(tail[: _TAIL.size], crc ^ self._identity)
         self.parts += (_CHECKS.pack(_RECORD_MAGIC, check, crc), tail, payload, _PADDING[length & 7])
 
     def add_hard_state(self, hard_state: HardState) -> None:
         term, vote_length, vote = _split_hard_state(hard_state)
-        body = _HARD_STATE.pack(term, vote_length) + vote
-        tail = _TAIL.pack(len(body), self._durable, self._attempt, Kind.HARD_STATE)
+        self._add(Kind.HARD_STATE, _HARD_STATE.pack(term, vote_length) + vote)
+
+    def add_reset(self, index: int, term: int) -> None:
+        self._add(Kind.RESET, _RESET.pack(index, term))
+
+    def _add(self, kind: Kind, body: bytes) -> None:
+        tail = _TAIL.pack(len(body), self._durable, self._attempt, kind)
         self.crc = crc = crc32(body, crc32(tail, self.crc))
         check = crc32(tail, crc ^ self._identity)
         self.parts += (_CHECKS.pack(_RECORD_MAGIC, check, crc), tail, body, _PADDING[len(body) & 7])
@@ -257,10 +274,21 @@ def durable_claim(data: bytes, begin: int, end: int, identity: int) -> int:
     return claim
 
 
-def batch_fields(data: bytes, record: Record) -> tuple[int, int, int]:
-    """(first_index, term, count) of a batch record; its payload begins `BATCH_BODY_BYTES` into the body."""
-    first_index, term, count = _BATCH.unpack_from(data, record.body)
-    return first_index, term, count
+def batch_fields(data: bytes, record: Record) -> tuple[int, int, int, bool]:
+    """(first_index, term, count, marked) of a batch record; its payload begins `BATCH_BODY_BYTES` into the body.
+
+    Raises `UnknownVersion` on a flag that this version does not know.
+    """
+    first_index, term, count, flags = _BATCH.unpack_from(data, record.body)
+    if flags & ~_MARKED:
+        raise UnknownVersion(flags)
+    return first_index, term, count, flags == _MARKED
+
+
+def reset_of(data: bytes, record: Record) -> tuple[int, int]:
+    """(index, term) of a reset record."""
+    index, term = _RESET.unpack_from(data, record.body)
+    return index, term
 
 
 def hard_state_of(data: bytes, record: Record) -> HardState:

@@ -34,7 +34,12 @@ class Reader:
             path = segment_path(self._directory, place.segment)
             raise corrupt(path, place.offset, "a record that was durable is damaged or missing")
         payload = data[record.body + layout.BATCH_BODY_BYTES : record.body + record.length]
-        return Batch(place.first_index, place.count, place.term, payload)
+        return Batch(place.first_index, place.count, place.term, payload, place.marked)
+
+    def forget(self, number: int) -> None:
+        """Let go of the segment's file, if it is the open one: it is being removed."""
+        if number == self._number:
+            self.close()
 
     def close(self) -> None:
         """Let go of the file."""

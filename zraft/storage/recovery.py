@@ -9,7 +9,7 @@ from zraft.errors import ImpossibleState
 from zraft.storage import format as layout
 from zraft.storage.disk import Disk
 from zraft.storage.errors import UnsupportedVersion, corrupt, is_full
-from zraft.storage.format import BATCH_BODY_BYTES, DATA_START, HardState, Kind, SegmentHeader
+from zraft.storage.format import BATCH_BODY_BYTES, DATA_START, HardState, Kind, Record, SegmentHeader
 from zraft.storage.index import BatchIndex, Place
 from zraft.storage.meta import Meta
 from zraft.storage.segment import Tail, segment_path
@@ -20,10 +20,11 @@ _RECORD_DAMAGED = "a record that was durable is damaged or missing"
 
 
 class Recovered(NamedTuple):
-    """The log as found. Everything in it is durable. The tail's file is open."""
+    """The log as found. Everything in it is durable. `oldest`: number of its first segment. The tail's file is open."""
 
     batches: BatchIndex
     hard_state: HardState | None
+    oldest: int
     tail: Tail
 
 
@@ -47,6 +48,9 @@ def read_header(disk: Disk, path: str) -> SegmentHeader:
 def recover(disk: Disk, directory: str, meta: Meta, numbers: list[int], on_progress: Progress | None) -> Recovered:
     """Read all segments (`numbers`: ascending, at least one), cut a torn tail and make the rest durable.
 
+    The oldest may be missing, for they were compacted: what is left begins with any batch, whose first entry is the
+    base. A batch that begins below that one replaced it once, and is the beginning in its place.
+
     `on_progress(done, total)`: segments. Raises `CorruptLog`, `UnsupportedVersion`, `OSError`.
     """
     return _Recovery(disk, directory, meta, numbers).run(on_progress)
@@ -63,25 +67,36 @@ class _Recovery:
         self._crc = layout.first_seed(meta.store_id)
         self._previous_end = 0
         self._durable_claim = DATA_START
+        self._base_is_known = True
 
     def run(self, on_progress: Progress | None) -> Recovered:
-        paths = [segment_path(self._directory, number) for number in range(1, self._numbers[-1] + 1)]
-        for number, path in enumerate(paths, start=1):
+        numbers = range(self._numbers[0], self._numbers[-1] + 1)
+        paths = [segment_path(self._directory, number) for number in numbers]
+        for number, path in zip(numbers, paths, strict=True):
             if number not in self._numbers:
                 raise corrupt(path, 0, "the segment's file is missing")
         headers = [read_header(self._disk, path) for path in paths]
+        if numbers[0] > 1:
+            self._begin_behind_compacted(headers[0])
         for position, path in enumerate(paths[:-1]):
             if on_progress is not None:
                 on_progress(position, len(paths))
-            self._check_header(path, position + 1, headers[position])
-            self._read_sealed(path, position + 1, headers[position + 1].previous_end)
+            self._check_header(path, numbers[position], headers[position])
+            self._read_sealed(path, numbers[position], headers[position + 1].previous_end)
         if on_progress is not None:
             on_progress(len(paths) - 1, len(paths))
-        self._check_header(paths[-1], len(paths), headers[-1])
-        tail = self._read_last(paths[-1], len(paths))
+        self._check_header(paths[-1], numbers[-1], headers[-1])
+        tail = self._read_last(paths[-1], numbers[-1])
         if on_progress is not None:
             on_progress(len(paths), len(paths))
-        return Recovered(self._index, self._hard_state, tail)
+        return Recovered(self._index, self._hard_state, numbers[0], tail)
+
+    def _begin_behind_compacted(self, header: SegmentHeader) -> None:
+        """The oldest segment left says what came before it."""
+        self._crc = header.seed
+        self._previous_end = header.previous_end
+        self._hard_state = header.hard_state
+        self._base_is_known = False
 
     def _check_header(self, path: str, number: int, header: SegmentHeader) -> None:
         """The header must continue exactly what was read so far."""
@@ -126,6 +141,8 @@ class _Recovery:
         after a failed fsync in a former life of this process the kernel may hold them for clean and sync nothing.
         """
         mark = layout.decode_mark(data[layout.MARK_OFFSET : layout.MARK_OFFSET + layout.MARK_BYTES], tail.identity)
+        if self._index.base == (0, 0) and not self._base_is_known:
+            raise corrupt(tail.path, tail.end, "older segments are gone, and no entry is left that the log begins with")
         leftover_end = layout.content_end(data, tail.end)
         behind = layout.durable_claim(data, tail.end, leftover_end, tail.identity)
         if max(mark, behind) > tail.end:
@@ -150,22 +167,35 @@ class _Recovery:
         offset = DATA_START
         self._durable_claim = DATA_START
         while (record := layout.record_at(data, offset, identity, self._crc)) is not None:
-            if record.kind == Kind.BATCH:
-                self._take_batch(path, number, offset, layout.batch_fields(data, record), record.length)
-            elif record.kind == Kind.HARD_STATE:
-                self._hard_state = layout.hard_state_of(data, record)
-            else:
-                raise UnsupportedVersion(
-                    f"{path}: a record of unknown kind {record.kind} at byte {offset}: start the version that wrote it"
-                )
+            self._take(path, number, offset, data, record)
             self._durable_claim = record.durable
             self._crc = record.crc
             offset = record.end
         return offset
 
-    def _take_batch(self, path: str, number: int, offset: int, fields: tuple[int, int, int], length: int) -> None:
-        first_index, term, count = fields
+    def _take(self, path: str, number: int, offset: int, data: bytes, record: Record) -> None:
         try:
-            self._index.add(Place(first_index, count, term, number, offset, length - BATCH_BODY_BYTES, self._crc))
+            if record.kind == Kind.BATCH:
+                self._take_batch(number, offset, data, record)
+            elif record.kind == Kind.HARD_STATE:
+                self._hard_state = layout.hard_state_of(data, record)
+            elif record.kind == Kind.RESET:
+                self._index.reset(*layout.reset_of(data, record), number)
+                self._base_is_known = True
+            else:
+                raise layout.UnknownVersion(record.kind)
         except ImpossibleState as error:
             raise corrupt(path, offset, str(error)) from error
+        except layout.UnknownVersion as error:
+            raise UnsupportedVersion(
+                f"{path}: a record of unknown kind {record.kind} or flags at byte {offset}: "
+                "start the version that wrote it"
+            ) from error
+
+    def _take_batch(self, number: int, offset: int, data: bytes, record: Record) -> None:
+        first_index, term, count, marked = layout.batch_fields(data, record)
+        place = Place(first_index, count, term, number, offset, record.length - BATCH_BODY_BYTES, self._crc, marked)
+        if not self._base_is_known and (not len(self._index) or first_index <= self._index.base[0]):
+            self._index.begin_with(place)
+        else:
+            self._index.add(place)

@@ -13,35 +13,35 @@ from zraft.storage import format as layout
 from zraft.storage import meta as meta_file
 from zraft.storage import spare as spare_file
 from zraft.storage.disk import Disk
-from zraft.storage.errors import DirectoryInUse, DiskFull, SyncFailed, WrongCluster, WrongNode, corrupt, is_full
+from zraft.storage.errors import DiskFull, SyncFailed, WrongCluster, corrupt, is_full
 from zraft.storage.format import DATA_START, Batch, Encoder, HardState, SegmentHeader
 from zraft.storage.index import Place
 from zraft.storage.meta import Meta
+from zraft.storage.opening import load_or_create, take_lock
 from zraft.storage.reader import Reader
-from zraft.storage.recovery import Progress, Recovered, read_header, recover
+from zraft.storage.recovery import Progress, Recovered, recover
 from zraft.storage.segment import Tail, segment_numbers, segment_path
 from zraft.storage.spare import Spare
 
 SEGMENT_BYTES = 16 * 1024 * 1024
-LOCK_NAME = "lock"
 
 
 class WriteAheadLog:
     """A log in a directory of its own. Made by `open`; after a `SyncFailed` every call raises it again.
 
-    The attributes `hard_state` (None: never written, a fresh store), `store_id`, `cluster_id` (0: not set yet),
-    `first_index` and `last_index` (0: empty) describe what is durable.
+    The attributes `hard_state` (None: never written, a fresh store), `store_id`, `cluster_id` (0: not set yet), `base`
+    and `last_index` (that of the base: empty) describe what is durable.
     """
 
     def __init__(self, disk: Disk, directory: str, lock: int, meta: Meta, found: Recovered, segment_bytes: int) -> None:
         self.hard_state = found.hard_state
-        self.first_index = 1
         self._disk = disk
         self._directory = directory
         self._lock: int | None = lock
         self._meta = meta
         self._index = found.batches
         self._tail = found.tail
+        self._oldest = found.oldest
         self._spare = Spare(disk, directory, segment_bytes)
         self._reader = Reader(disk, directory, meta.store_id)
         self._attempt = 0
@@ -68,9 +68,9 @@ class WriteAheadLog:
             raise impossible("wrong parameters", segment_bytes=segment_bytes, new_store_id=new_store_id)
         try:
             disk.make_directory(directory)
-            lock = _take_lock(disk, directory)
+            lock = take_lock(disk, directory)
             try:
-                meta = _load_or_create(disk, directory, node_id, new_store_id, segment_bytes)
+                meta = load_or_create(disk, directory, node_id, new_store_id, segment_bytes)
                 numbers = segment_numbers(disk.list_directory(directory))
                 if not numbers:
                     raise corrupt(segment_path(directory, 1), 0, "the segment's file is missing")
@@ -96,8 +96,22 @@ class WriteAheadLog:
 
     @property
     def last_index(self) -> int:
-        """Index of the last entry; 0 if there is none."""
+        """Index of the last entry; that of the base if nothing follows it."""
         return self._index.last_index
+
+    @property
+    def base(self) -> tuple[int, int]:
+        """(index, term) of the entry just before those that can be asked for; (0, 0) in a log from its first entry.
+
+        After a reset it is what that named; after a compaction the oldest entry left serves as base. The owner must
+        hold a snapshot that reaches at least that far: storage cannot tell a lost segment from a compacted one.
+        """
+        return self._index.base
+
+    @property
+    def first_index(self) -> int:
+        """Index of the first entry that can be asked for."""
+        return self._index.base[0] + 1
 
     def set_cluster_id(self, cluster_id: int) -> None:
         """Remember the cluster durably. Raises `WrongCluster` if another is set, `DiskFull`, `SyncFailed`."""
@@ -124,27 +138,58 @@ class WriteAheadLog:
             raise
         self._meta = meta
 
-    def append(self, batches: Sequence[Batch], hard_state: HardState | None) -> None:
-        """Write the hard state (if any) and the batches; all is durable when this returns.
+    def append(
+        self, batches: Sequence[Batch], hard_state: HardState | None, reset: tuple[int, int] | None = None
+    ) -> None:
+        """Write the hard state (if any), the reset (if any) and the batches; all is durable when this returns.
 
-        A batch whose first index is at most `last_index` replaces everything from there on. If the node crashes
-        meanwhile, a prefix of (hard state, batch, batch, ...) is found afterwards. A call larger than a segment gets a
-        segment of its own size. Raises `DiskFull` (nothing counts as written, try again later), `SyncFailed`.
+        A batch whose first index is at most `last_index` replaces everything from there on. A reset (index, term)
+        forgets all entries: the log then begins after that index, which a durable snapshot must cover. If the node
+        crashes meanwhile, a prefix of (hard state, reset, batch, batch, ...) is found afterwards. A call larger than a
+        segment gets a segment of its own size. Raises `DiskFull` (nothing counts as written, try again later),
+        `SyncFailed`.
         """
         self._require_alive()
-        if not batches and hard_state is None:
+        if not batches and hard_state is None and reset is None:
             return
-        size = self._check(batches, hard_state)
+        size = self._check(batches, hard_state, reset)
         try:
             self._keep_spare_in_step()
             if self._tail.end + size > self._tail.capacity:
                 self._start_segment(DATA_START + size)
-            self._write(batches, hard_state)
+            self._write(batches, hard_state, reset)
         except StorageError:
             raise
         except BaseException:
             self._dead = "interrupted while it wrote"
             raise
+
+    def compact(self, through: int) -> bool:
+        """Remove the oldest segment if all that is valid in it lies before entry `through`, which stays.
+
+        Returns whether another call would remove another. One segment a call, oldest first and each durably, so that a
+        crash leaves a log without a gap. A durable snapshot must cover `through`. Raises `SyncFailed`.
+        """
+        self._require_alive()
+        if not 0 <= through <= self.last_index:
+            raise impossible("compaction past the log's end", through=through, last=self.last_index)
+        needed = min(self._index.segment_of(through), self._tail.number)
+        number = self._oldest
+        if number >= needed:
+            return False
+        path = segment_path(self._directory, number)
+        try:
+            self._reader.forget(number)
+            self._disk.unlink(path)
+            self._disk.sync_directory(self._directory)
+        except OSError as error:
+            raise self._die("removing", path, error) from error
+        except BaseException:
+            self._dead = "interrupted while it removed a segment"
+            raise
+        self._index.drop_through(number)
+        self._oldest = number + 1
+        return self._oldest < needed
 
     def prepare_ahead(self) -> None:
         """Do one slice of the work for the next segment. For the owner to call when an append's replies are out.
@@ -163,7 +208,8 @@ class WriteAheadLog:
     def read(self, first_index: int, max_bytes: int) -> list[Batch]:
         """The batches from the one that holds `first_index` on: `max_bytes` of payload at most, but one batch at least.
 
-        The first may begin before `first_index`; none if that is past `last_index`. Raises `CorruptLog`, `SyncFailed`.
+        The first may begin before `first_index`; none if that is past `last_index`. An index up to the base is an
+        `ImpossibleState`. Raises `CorruptLog`, `SyncFailed`.
         """
         self._require_alive()
         if first_index > self.last_index:
@@ -183,8 +229,16 @@ class WriteAheadLog:
             raise self._die("reading", self._directory, error) from error
         return batches
 
+    def marked(self) -> list[Batch]:
+        """The valid marked batches with an entry behind the base, ascending. Raises `CorruptLog`, `SyncFailed`."""
+        self._require_alive()
+        try:
+            return [self._reader.read(place, self._tail) for place in self._index.marked()]
+        except OSError as error:
+            raise self._die("reading", self._directory, error) from error
+
     def term_runs(self) -> list[tuple[int, int]]:
-        """(first index, term) of each run of entries of equal term, ascending."""
+        """(first index, term) of each run of entries of equal term behind the base, ascending."""
         return self._index.term_runs()
 
     def close(self) -> None:
@@ -208,34 +262,43 @@ class WriteAheadLog:
             f"{self._dead}: what is on disk is unknown now, so this node stops: check the disk, then start it again"
         )
 
-    def _check(self, batches: Sequence[Batch], hard_state: HardState | None) -> int:
+    def _check(self, batches: Sequence[Batch], hard_state: HardState | None, reset: tuple[int, int] | None) -> int:
         """Bytes that the call takes in a segment. Raises `ImpossibleState` on a gap, before anything is written."""
         size = 0 if hard_state is None else layout.hard_state_record_bytes(hard_state)
-        last_index = self._index.last_index
+        base, last_index = self._index.base[0], self._index.last_index
+        if reset is not None:
+            if reset[0] < max(1, base):
+                raise impossible("reset to before the log's begin", index=reset[0], base=base, last=last_index)
+            base = last_index = reset[0]
+            size += layout.RESET_RECORD_BYTES
         for batch in batches:
             payload_bytes = len(batch.payload)
-            if not 1 <= batch.first_index <= last_index + 1 or batch.count < 1:
-                raise impossible("gap in the log", first=batch.first_index, count=batch.count, last=last_index)
+            if not base < batch.first_index <= last_index + 1 or batch.count < 1:
+                raise impossible(
+                    "gap in the log", first=batch.first_index, count=batch.count, last=last_index, base=base
+                )
             if payload_bytes > layout.MAX_PAYLOAD_BYTES:
                 raise impossible("batch too large", bytes=payload_bytes, limit=layout.MAX_PAYLOAD_BYTES)
             last_index = batch.first_index + batch.count - 1
             size += layout.batch_record_bytes(payload_bytes)
         return size
 
-    def _write(self, batches: Sequence[Batch], hard_state: HardState | None) -> None:
+    def _write(self, batches: Sequence[Batch], hard_state: HardState | None, reset: tuple[int, int] | None) -> None:
         """One gathered write, one sync, the mark. The hard state goes first: no torn tail has entries without it."""
         tail = self._tail
         encoder = Encoder(tail.crc, tail.end, self._attempt, tail.identity)
-        places = []
         offset = tail.end
         if hard_state is not None:
             encoder.add_hard_state(hard_state)
             offset += layout.hard_state_record_bytes(hard_state)
+        if reset is not None:
+            encoder.add_reset(*reset)
+            offset += layout.RESET_RECORD_BYTES
+        places = []
         for batch in batches:
-            payload_bytes = len(batch.payload)
-            places.append(
-                Place(batch.first_index, batch.count, batch.term, tail.number, offset, payload_bytes, encoder.crc)
-            )
+            first_index, count, term, payload, marked = batch
+            payload_bytes = len(payload)
+            places.append(Place(first_index, count, term, tail.number, offset, payload_bytes, encoder.crc, marked))
             encoder.add_batch(batch)
             offset += layout.batch_record_bytes(payload_bytes)
         try:
@@ -253,6 +316,8 @@ class WriteAheadLog:
         tail.crc = encoder.crc
         if hard_state is not None:
             self.hard_state = hard_state
+        if reset is not None:
+            self._index.reset(*reset, tail.number)
         for place in places:
             self._index.add(place)
         self._write_mark()
@@ -298,64 +363,3 @@ class WriteAheadLog:
 
     def _full(self, path: str, error: OSError) -> DiskFull:
         return DiskFull(f"{path}: no space ({error}): nothing was appended: free some space")
-
-
-def _take_lock(disk: Disk, directory: str) -> int:
-    path = os.path.join(directory, LOCK_NAME)
-    try:
-        return disk.lock(path)
-    except BlockingIOError as error:
-        handle = disk.open(path)
-        try:
-            holder = disk.read(handle, 0, 20).decode("ascii", "replace").strip()
-        finally:
-            disk.close(handle)
-        who = f"process {holder}" if holder.isdigit() else "another process"
-        raise DirectoryInUse(
-            f"{directory}: in use by {who}: stop that one first, or give this node another data directory"
-        ) from error
-
-
-def _load_or_create(disk: Disk, directory: str, node_id: str, new_store_id: int, segment_bytes: int) -> Meta:
-    """The store's meta, after making the store if there is none. Removes what an unfinished write left."""
-    names = disk.list_directory(directory)
-    for name in (meta_file.UNFINISHED_NAME, spare_file.NAME):
-        if name in names:
-            disk.unlink(os.path.join(directory, name))
-    meta = meta_file.load_meta(disk, directory)
-    if meta is None:
-        meta = Meta(node_id, new_store_id, 0)
-        _create_store(disk, directory, meta, segment_numbers(names), segment_bytes)
-    if meta.node_id != node_id:
-        raise WrongNode(
-            f"{directory}: belongs to node {meta.node_id!r}, not {node_id!r}: "
-            "check `node` and `data_dir` in the configuration, or use an empty directory"
-        )
-    return meta
-
-
-def _create_store(disk: Disk, directory: str, meta: Meta, numbers: list[int], segment_bytes: int) -> None:
-    """Make the first segment, then `meta`: a store with meta and no segment has lost it, and is no fresh one."""
-    if numbers:
-        _check_unfinished_segment(disk, directory, numbers)
-    header = SegmentHeader(1, meta.store_id, meta.cluster_id, 0, layout.first_seed(meta.store_id), None)
-    spare = Spare(disk, directory, segment_bytes)
-    try:
-        disk.close(spare.take(segment_path(directory, 1), segment_bytes, layout.encode_header(header)))
-    finally:
-        spare.close()
-    disk.sync_directory(directory)
-    meta_file.save_meta(disk, directory, meta)
-
-
-def _check_unfinished_segment(disk: Disk, directory: str, numbers: list[int]) -> None:
-    """Segments without `meta`: all right only if it is one without records, which an unfinished creation left."""
-    path = segment_path(directory, numbers[0])
-    header = read_header(disk, path)
-    handle = disk.open(path)
-    try:
-        records = disk.read(handle, DATA_START, disk.size(handle))
-    finally:
-        disk.close(handle)
-    if numbers != [1] or header.number != 1 or records.strip(b"\0"):
-        raise corrupt(os.path.join(directory, meta_file.NAME), 0, "the file is missing, but there are segments")

@@ -244,5 +244,3 @@ def _sectors(writes: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]
             end = begin + SECTOR_BYTES - (offset + begin) % SECTOR_BYTES
             yield offset + begin, data[begin:end]
             begin = end
-
-

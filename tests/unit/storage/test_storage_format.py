@@ -15,14 +15,18 @@ from zraft.storage.segment import segment_numbers, segment_path
 IDENTITY = layout.identity_of(1234, 5)
 hard_states = st.builds(HardState, st.integers(0, 2**64 - 1), st.one_of(st.none(), st.text(max_size=100)))
 batches = st.builds(
-    Batch, st.integers(1, 2**63), st.integers(1, 2**32 - 1), st.integers(0, 2**64 - 1), st.binary(max_size=100)
+    Batch,
+    st.integers(1, 2**63),
+    st.integers(1, 2**32 - 1),
+    st.integers(0, 2**64 - 1),
+    st.binary(max_size=100),
+    st.booleans(),
 )
+resets = st.tuples(st.integers(1, 2**64 - 1), st.integers(0, 2**64 - 1))
 
 
 @settings(deadline=None, derandomize=True)
-@given(
-    st.tuples(*[st.integers(0, 2**63)] * 4), st.integers(0, 2**32 - 1), st.one_of(st.none(), hard_states)
-)
+@given(st.tuples(*[st.integers(0, 2**63)] * 4), st.integers(0, 2**32 - 1), st.one_of(st.none(), hard_states))
 def test_header_comes_back(numbers: tuple[int, ...], seed: int, hard_state: HardState | None) -> None:
     header = layout.SegmentHeader(*numbers, seed, hard_state)  # type: ignore[arg-type]
     block = layout.encode_header(header)
@@ -31,17 +35,20 @@ def test_header_comes_back(numbers: tuple[int, ...], seed: int, hard_state: Hard
 
 
 @settings(deadline=None, derandomize=True)
-@given(st.lists(st.one_of(hard_states, batches), max_size=6))
-def test_records_come_back_with_the_sizes_foretold(records: list[HardState | Batch]) -> None:
+@given(st.lists(st.one_of(hard_states, batches, resets), max_size=6))
+def test_records_come_back_with_the_sizes_foretold(records: list[HardState | Batch | tuple[int, int]]) -> None:
     encoder = layout.Encoder(77, 8192, 0, IDENTITY)
     sizes = []
     for record in records:
         if isinstance(record, Batch):
             encoder.add_batch(record)
             sizes.append(layout.batch_record_bytes(len(record.payload)))
-        else:
+        elif isinstance(record, HardState):
             encoder.add_hard_state(record)
             sizes.append(layout.hard_state_record_bytes(record))
+        else:
+            encoder.add_reset(*record)
+            sizes.append(layout.RESET_RECORD_BYTES)
     data = b"".join(encoder.parts)
     offset, seed = 0, 77
     for expected, size in zip(records, sizes, strict=True):
@@ -49,9 +56,11 @@ def test_records_come_back_with_the_sizes_foretold(records: list[HardState | Bat
         assert record is not None
         assert (record.durable, record.end) == (8192, offset + size)
         if record.kind == layout.Kind.BATCH:
-            first_index, term, count = layout.batch_fields(data, record)
+            first_index, term, count, marked = layout.batch_fields(data, record)
             payload = data[record.body + layout.BATCH_BODY_BYTES : record.body + record.length]
-            assert Batch(first_index, count, term, payload) == expected
+            assert Batch(first_index, count, term, payload, marked) == expected
+        elif record.kind == layout.Kind.RESET:
+            assert layout.reset_of(data, record) == expected
         else:
             assert layout.hard_state_of(data, record) == expected
         offset, seed = record.end, record.crc

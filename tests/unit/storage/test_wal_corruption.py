@@ -14,6 +14,7 @@ from zraft.storage import format as layout
 
 FIRST = "/data/0000000000000001.wal"
 SECOND = "/data/0000000000000002.wal"
+THIRD = "/data/0000000000000003.wal"
 
 
 def damaged(disk: MemoryDisk, path: str, offset: int, data: bytes) -> MemoryDisk:
@@ -132,7 +133,8 @@ def test_every_flipped_byte_before_the_last_segment_is_refused(long_script: Scri
 
 
 def test_missing_segments_are_refused(long_script: Script) -> None:
-    for missing, named in (([FIRST], FIRST), ([FIRST, SECOND], FIRST)):
+    long_script.append([Batch(7, 1, 2, payload(6, 4000))])
+    for missing, named in (([SECOND], SECOND), ([FIRST, SECOND, THIRD], FIRST)):
         copy = long_script.disk.image().after_crash("kept")
         for path in missing:
             copy.unlink(path)

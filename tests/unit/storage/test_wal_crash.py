@@ -24,7 +24,7 @@ def check_survivor(disk: MemoryDisk, contents: list[Contents], cluster_ids: set[
     assert log.cluster_id in cluster_ids
     assert log.store_id == STORE_ID
     assert contents_of(open_log(disk.image().after_crash("lost"))) == found
-    batch = Batch(max(1, log.last_index), 2, 9, b"after")
+    batch = Batch(max(log.first_index, log.last_index), 2, 9, b"after")
     log.append([batch], HardState(9, "n9"))
     last = open_log(disk.image().after_crash("lost"))
     assert contents_of(last) == found.with_batch(batch).with_hard_state(HardState(9, "n9"))

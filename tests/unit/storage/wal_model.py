@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import pytest
 from faulty_disk import Image, MemoryDisk
 
+from zraft.errors import ImpossibleState
 from zraft.storage import Batch, HardState, WriteAheadLog
 
 DIRECTORY = "/data"
@@ -17,24 +19,36 @@ Entry = tuple[int, bytes, int]  # term, payload of its batch, position in the ba
 
 
 class Contents(NamedTuple):
-    """Everything of a log that matters to its user."""
+    """Everything of a log that matters to its user. `entries`: those behind `base`."""
 
     hard_state: HardState | None = None
     entries: tuple[Entry, ...] = ()
+    base: tuple[int, int] = (0, 0)
 
     def with_hard_state(self, hard_state: HardState) -> Contents:
-        return Contents(hard_state, self.entries)
+        return self._replace(hard_state=hard_state)
 
     def with_batch(self, batch: Batch) -> Contents:
         new = tuple((batch.term, batch.payload, position) for position in range(batch.count))
-        return Contents(self.hard_state, self.entries[: batch.first_index - 1] + new)
+        return self._replace(entries=self.entries[: batch.first_index - 1 - self.base[0]] + new)
+
+    def with_base(self, index: int) -> Contents:
+        """The same with the entry `index` for its base."""
+        if index == self.base[0]:
+            return self
+        gone = index - self.base[0]
+        return Contents(self.hard_state, self.entries[gone:], (index, self.entries[gone - 1][0]))
 
 
-def prefixes(before: Contents, batches: list[Batch], hard_state: HardState | None) -> list[Contents]:
+def prefixes(
+    before: Contents, batches: list[Batch], hard_state: HardState | None, reset: tuple[int, int] | None = None
+) -> list[Contents]:
     """What a crash during the append may leave: a prefix of its records. The last is all of it."""
     states = [before]
     if hard_state is not None:
         states.append(before.with_hard_state(hard_state))
+    if reset is not None:
+        states.append(Contents(states[-1].hard_state, (), reset))
     for batch in batches:
         states.append(states[-1].with_batch(batch))
     return states
@@ -46,22 +60,29 @@ def open_log(disk: MemoryDisk, node_id: str = "n1", segment_bytes: int = SEGMENT
 
 def contents_of(log: WriteAheadLog, page_bytes: int = 3000) -> Contents:
     """Read the whole log back, page by page, checking that the pages fit together."""
-    contents = Contents(log.hard_state)
+    contents = Contents(log.hard_state, base=log.base)
     entries: list[Entry] = []
-    while len(entries) < log.last_index:
-        page = log.read(len(entries) + 1, page_bytes)
+    begin = log.base[0] + 1
+    marked = []
+    while len(entries) < log.last_index - log.base[0]:
+        page = log.read(begin + len(entries), page_bytes)
         assert page, "entries are missing"
         for batch in page:
-            assert batch.first_index == len(entries) + 1
-            entries += [(batch.term, batch.payload, position) for position in range(batch.count)]
+            skipped = 0 if entries else begin - batch.first_index  # the base, where its batch goes on behind it
+            assert batch.first_index + skipped == begin + len(entries)
+            entries += [(batch.term, batch.payload, position) for position in range(skipped, batch.count)]
+            marked += [batch] * batch.marked
     assert log.read(log.last_index + 1, page_bytes) == []
-    assert log.term_runs() == _term_runs(entries)
+    assert log.term_runs() == _term_runs(begin, entries)
+    assert log.marked() == marked
+    with pytest.raises(ImpossibleState):
+        log.read(begin - 1, page_bytes)
     return contents._replace(entries=tuple(entries))
 
 
-def _term_runs(entries: list[Entry]) -> list[tuple[int, int]]:
-    terms = [0] + [term for term, _, _ in entries]
-    return [(index, terms[index]) for index in range(1, len(terms)) if terms[index] != terms[index - 1]]
+def _term_runs(begin: int, entries: list[Entry]) -> list[tuple[int, int]]:
+    terms = [-1] + [term for term, _, _ in entries]
+    return [(begin + i - 1, terms[i]) for i in range(1, len(terms)) if terms[i] != terms[i - 1]]
 
 
 class Moment(NamedTuple):
@@ -86,10 +107,21 @@ class Script:
             disk.after = self._note
         self.log = open_log(disk)
 
-    def append(self, batches: list[Batch], hard_state: HardState | None = None) -> None:
-        self.allowed = prefixes(self.contents, batches, hard_state)
-        self.log.append(batches, hard_state)
+    def append(
+        self, batches: list[Batch], hard_state: HardState | None = None, reset: tuple[int, int] | None = None
+    ) -> None:
+        self.allowed = prefixes(self.contents, batches, hard_state, reset)
+        self.log.append(batches, hard_state, reset)
         self.contents = self.allowed[-1]
+        self.allowed = [self.contents]
+
+    def compact(self, through: int) -> None:
+        """Compact as far as it goes. Every base on the way is a possible one, none is past `through`."""
+        self.allowed = [self.contents.with_base(index) for index in range(self.contents.base[0], through + 1)]
+        while self.log.compact(through):
+            pass
+        self.contents = self.contents.with_base(self.log.base[0])
+        assert self.contents in self.allowed
         self.allowed = [self.contents]
 
     def set_cluster_id(self, cluster_id: int) -> None:
@@ -128,6 +160,19 @@ STEPS: list[Callable[[Script], None]] = [
     Script.reopen,
     lambda s: s.append([], HardState(6, None)),
     lambda s: s.append([Batch(6, 1, 6, payload(14, 20))]),
+    lambda s: s.append([Batch(7, 2, 6, payload(15, 3000), marked=True)]),
+    lambda s: s.append([Batch(9, 3, 6, payload(16, 2500)), Batch(12, 1, 6, payload(17, 700))]),
+    lambda s: s.compact(10),
+    lambda s: s.append([Batch(10, 1, 7, payload(18, 900), marked=True)], HardState(7, "n1")),
+    lambda s: s.compact(10),
+    lambda s: s.append([Batch(91, 2, 8, payload(19, 30))], HardState(8, "n1"), (90, 8)),
+    Script.reopen,
+    lambda s: s.append([Batch(93, 3, 8, payload(20, 3500)), Batch(96, 1, 8, b"", marked=True)]),
+    lambda s: s.compact(90),
+    lambda s: s.append([Batch(94, 2, 9, payload(21, 2000))], HardState(9, None)),
+    lambda s: s.compact(95),
+    Script.reopen,
+    lambda s: s.append([Batch(96, 1, 9, payload(22, 3900))]),
 ]
 
 
