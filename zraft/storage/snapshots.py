@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Literal, NamedTuple
 
 from zraft.errors import StorageError, impossible
@@ -49,6 +49,10 @@ class _Unfinished:
         self.size = 0
         self.unsynced = 0
 
+    def info(self) -> SnapshotInfo:
+        """Of the finished file. Raises `CorruptSnapshot` if it is not whole."""
+        return _whole(self.parser, self.index, self.size)
+
 
 class _Reading:
     """A finished file that is open for readers. `used`: somebody read since the last snapshot was finished."""
@@ -62,7 +66,7 @@ class _Reading:
 
 
 class SnapshotStore:
-    """The snapshots in a node's data directory. Made by `open`.
+    """The snapshots in a node's data directory. Made by `open`, while the log holds the directory's lock.
 
     `damaged`: one line for each file that was found to be no whole snapshot. After a `SyncFailed` every call raises it.
     """
@@ -109,10 +113,8 @@ class SnapshotStore:
     def older(self) -> SnapshotInfo | None:
         """The second newest valid snapshot. The first call after `open` reads and verifies all of it."""
         self._require_alive()
-        try:
-            self._check_until(2, None)
-        except OSError as error:
-            raise self._die("reading", self._directory, error) from error
+        with self._guard("reading", self._directory):
+            self._check_until(KEPT_SNAPSHOTS, None)
         return self._at(1)
 
     def begin(self, kind: Kind, index: int) -> None:
@@ -121,11 +123,9 @@ class SnapshotStore:
         if not 1 <= index <= MAX_INDEX:
             raise impossible("not the index of a snapshot", index=index)
         path = os.path.join(self._directory, _unfinished_name(kind))
-        try:
+        with self._guard("creating", path, dropped=kind):
             self._drop(kind)
             self._unfinished[kind] = _Unfinished(path, index, self._disk.create(path))
-        except OSError as error:
-            raise self._full_or_dead("creating", path, error) from error
 
     def write(self, kind: Kind, data: bytes) -> int:
         """Append to the unfinished file of that kind and return its bytes so far. Verifies before it writes.
@@ -134,48 +134,37 @@ class SnapshotStore:
         `SyncFailed`.
         """
         unfinished = self._unfinished_of(kind)
-        try:
-            self._verify(unfinished, data)
+        with self._guard("writing", unfinished.path, dropped=kind):
+            unfinished.parser.feed(data)
+            header = unfinished.parser.header
+            if header is not None and header.index != unfinished.index:
+                raise CorruptSnapshot(f"snapshot of index {header.index}, not {unfinished.index} as announced")
             self._disk.write(unfinished.handle, unfinished.size, [data])
             unfinished.size += len(data)
             unfinished.unsynced += len(data)
             if unfinished.unsynced >= SYNC_EVERY_BYTES:
                 self._disk.sync(unfinished.handle)
                 unfinished.unsynced = 0
-        except (CorruptSnapshot, UnsupportedVersion):
-            self._drop_or_die(kind)
-            raise
-        except OSError as error:
-            raise self._failed_write(kind, error) from error
         return unfinished.size
 
     def finish(self, kind: Kind) -> SnapshotInfo:
         """Make the unfinished file of that kind durable under its final name, then remove all but the two newest.
 
-        One of the same index is replaced. Raises as `write` does; `CorruptSnapshot` also if the file is not whole.
+        One of the same index is replaced; two of larger indexes outlive this one. Raises as `write` does,
+        `CorruptSnapshot` also if the file is not whole.
         """
         unfinished = self._unfinished_of(kind)
-        header = unfinished.parser.header
-        if header is None or not unfinished.parser.complete:
-            self._drop_or_die(kind)
-            raise CorruptSnapshot(
-                f"snapshot {unfinished.index}: it stops after {unfinished.size} bytes, before its end"
-            )
         path = self._path(unfinished.index)
-        try:
+        with self._guard("writing", unfinished.path, dropped=kind):
+            info = unfinished.info()
             self._disk.sync(unfinished.handle)
             self._disk.rename(unfinished.path, path)
-        except OSError as error:
-            raise self._failed_write(kind, error) from error
         del self._unfinished[kind]
-        info = SnapshotInfo(header, unfinished.size)
-        try:
-            self._disk.close(unfinished.handle)
+        self._disk.close(unfinished.handle)
+        with self._guard("finishing", path):
             self._disk.sync_directory(self._directory)
             self._take_in(info)
             self._remove_superfluous()
-        except OSError as error:
-            raise self._die("finishing", path, error) from error
         return info
 
     def read(self, index: int, offset: int, max_bytes: int) -> tuple[bytes, int]:
@@ -184,16 +173,14 @@ class SnapshotStore:
         The file stays readable after its removal for a reader that goes on. Raises `SyncFailed`.
         """
         self._require_alive()
-        try:
-            index = index or max(self._valid, default=0)
+        index = index or max(self._valid, default=0)
+        with self._guard("reading", self._path(index)):
             reading = self._readings.pop(index, None) or self._open_reading(index)
             if reading is None:
                 return b"", 0
             self._readings[index] = reading
             reading.used = True
             return self._disk.read(reading.handle, offset, max_bytes), reading.size
-        except OSError as error:
-            raise self._die("reading", self._path(index), error) from error
 
     def close(self) -> None:
         """Let go of the files. What is unfinished is removed at the next start. May be called again."""
@@ -216,9 +203,11 @@ class SnapshotStore:
         return self._valid[indexes[position]] if position < len(indexes) else None
 
     def _check_until(self, count: int, on_progress: Progress | None) -> None:
-        """Verify files, the newest first, until `count` valid ones are known."""
-        while self._unchecked and len(self._valid) < count:
+        """Verify files, the newest first, until the `count` newest valid ones are known."""
+        while self._unchecked:
             index = self._unchecked[-1]
+            if sum(valid > index for valid in self._valid) >= count:
+                return
             try:
                 self._valid[index] = self._check(index, on_progress)
             except CorruptSnapshot as error:
@@ -241,12 +230,7 @@ class SnapshotStore:
             self._disk.close(handle)
         if on_progress is not None:
             on_progress(size, size)
-        header = parser.header
-        if header is None or not parser.complete:
-            raise CorruptSnapshot(f"snapshot stops after {size} bytes, before its end")
-        if header.index != index:
-            raise CorruptSnapshot(f"snapshot of index {header.index} under the name of another")
-        return SnapshotInfo(header, size)
+        return _whole(parser, index, size)
 
     def _take_in(self, info: SnapshotInfo) -> None:
         """A finished file has its name. Readers of one that it replaced go on in it: equal state is equal bytes."""
@@ -289,12 +273,6 @@ class SnapshotStore:
             raise impossible("no snapshot of this kind is being written", kind=kind)
         return unfinished
 
-    def _verify(self, unfinished: _Unfinished, data: bytes) -> None:
-        unfinished.parser.feed(data)
-        header = unfinished.parser.header
-        if header is not None and header.index != unfinished.index:
-            raise CorruptSnapshot(f"snapshot of index {header.index}, not {unfinished.index} as announced")
-
     def _drop(self, kind: Kind) -> None:
         """Remove the unfinished file of that kind, if there is one. Raises `OSError`."""
         unfinished = self._unfinished.pop(kind, None)
@@ -308,17 +286,26 @@ class SnapshotStore:
         except OSError as error:
             raise self._die("removing", self._directory, error) from error
 
-    def _failed_write(self, kind: Kind, error: OSError) -> StorageError:
-        """A full disk costs this snapshot, whatever operation met it: nobody was promised anything of it yet."""
-        path = self._unfinished[kind].path
-        if is_full(error):
-            self._drop_or_die(kind)
-        return self._full_or_dead("writing", path, error)
+    @contextmanager
+    def _guard(self, doing: str, path: str, dropped: Kind | None = None) -> Iterator[None]:
+        """What goes wrong becomes a `StorageError`. `dropped`: the unfinished file that damage or a full disk costs.
 
-    def _full_or_dead(self, doing: str, path: str, error: OSError) -> StorageError:
-        if is_full(error):
-            return DiskFull(f"{path}: no space ({error}): no snapshot was made: free some space")
-        return self._die(doing, path, error)
+        Even a sync may find the disk full: nobody was promised anything of an unfinished file, so it can be given up.
+        """
+        try:
+            yield
+        except (CorruptSnapshot, UnsupportedVersion):
+            if dropped is not None:
+                self._drop_or_die(dropped)
+            raise
+        except OSError as error:
+            if dropped is None or not is_full(error):
+                raise self._die(doing, path, error) from error
+            self._drop_or_die(dropped)
+            raise DiskFull(f"{path}: no space ({error}): no snapshot was made: free some space") from error
+        except BaseException:
+            self._dead = "interrupted in an operation"
+            raise
 
     def _die(self, doing: str, path: str, error: OSError) -> SyncFailed:
         self._dead = f"{doing} {path} failed: {error}"
@@ -329,6 +316,16 @@ class SnapshotStore:
     def _require_alive(self) -> None:
         if self._dead is not None:
             raise SyncFailed(f"{self._directory}: the snapshots take no more calls: {self._dead}")
+
+
+def _whole(parser: SnapshotParser, index: int, size: int) -> SnapshotInfo:
+    """Of a file whose `size` bytes were parsed. Raises `CorruptSnapshot` if it is not the whole snapshot `index`."""
+    header = parser.header
+    if header is None or not parser.complete:
+        raise CorruptSnapshot(f"snapshot stops after {size} bytes, before its end")
+    if header.index != index:
+        raise CorruptSnapshot(f"snapshot of index {header.index} under the name of {index}")
+    return SnapshotInfo(header, size)
 
 
 def _unfinished_name(kind: Kind) -> str:
