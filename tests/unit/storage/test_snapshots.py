@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from zlib import crc32
 
@@ -13,7 +15,15 @@ from hypothesis import strategies as st
 from snapshot_model import DIRECTORY, bytes_of, info_of, open_store, path_of, pieces_of, put, read_all
 
 from zraft.errors import ImpossibleState, StorageError
-from zraft.storage import CorruptSnapshot, RealDisk, SnapshotEncoder, SnapshotHeader, SnapshotStore, SyncFailed
+from zraft.storage import (
+    CorruptSnapshot,
+    RealDisk,
+    SnapshotEncoder,
+    SnapshotHeader,
+    SnapshotStore,
+    SyncFailed,
+    WriteAheadLog,
+)
 from zraft.storage.errors import UnsupportedVersion
 from zraft.storage.snapshots import MAX_INDEX, SYNC_EVERY_BYTES, VERIFY_BYTES
 
@@ -332,6 +342,43 @@ def test_path_that_cannot_be_a_directory_is_refused_in_one_line(tmp_path: Path) 
         SnapshotStore.open(RealDisk(), str(tmp_path / "file" / "data"))
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+SNAPSHOTS_UNTIL_KILLED = """
+import itertools, sys
+from zraft.storage import Batch, RealDisk, SnapshotEncoder, SnapshotHeader, SnapshotStore, WriteAheadLog
+log = WriteAheadLog.open(RealDisk(), sys.argv[1], "n1", new_store_id=1, segment_bytes=20000)
+store = SnapshotStore.open(RealDisk(), sys.argv[1])
+for index in itertools.count(1):
+    log.append([Batch(index, 1, 1, bytes(5000))], None)
+    encoder = SnapshotEncoder(SnapshotHeader(index, 1, b""))
+    store.begin("local", index)
+    store.write("local", encoder.begin())
+    for _ in range(20):
+        store.write("local", encoder.add(bytes(5000)))
+    store.write("local", encoder.finish())
+    store.finish("local")
+    print(index, flush=True)
+    log.compact(index)
+"""
+
+
+def test_killed_process_leaves_its_last_snapshot_and_a_log_that_reaches_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SNAPSHOTS_UNTIL_KILLED, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        lines = [child.stdout.readline() for _ in range(20)]
+        child.kill()
+        lines += child.stdout.read().splitlines(keepends=True)
+    finished = max(int(line) for line in lines if line.endswith("\n"))
+    log = WriteAheadLog.open(RealDisk(), str(tmp_path), "n1", new_store_id=2)
+    store = SnapshotStore.open(RealDisk(), str(tmp_path))
+    assert store.damaged == []
+    assert store.newest is not None and store.older is not None
+    assert store.newest.header.index in (finished, finished + 1)
+    assert 1 < log.base[0] <= store.newest.header.index <= log.last_index
+    log.close()
+    store.close()
 
 
 calls = st.one_of(
