@@ -173,7 +173,7 @@ class WriteAheadLog:
         self._require_alive()
         if not 0 <= through <= self.last_index:
             raise impossible("compaction past the log's end", through=through, last=self.last_index)
-        needed = min(self._index.segment_of(through), self._tail.number)
+        needed = self._index.segment_of(through)
         number = self._oldest
         if number >= needed:
             return False

@@ -126,6 +126,7 @@ def test_readers_of_a_replaced_snapshot_go_on_in_the_new_one(disk: MemoryDisk) -
     store = open_store(disk)
     start, size = store.read(20, 0, 300)
     put(store, 20)
+    assert not disk.handles, "the replaced file would keep its space"
     assert start + store.read(20, 300, size)[0] == bytes_of(20)
     store.close()
     assert not disk.handles
