@@ -24,11 +24,9 @@ class EntryKind(IntEnum):
 
 
 class Entry(NamedTuple):
-    """One log entry. Its index is its place in the log and not stored in it.
-
-    time_ms: the log's own clock, stamped by the leader that appended it; never goes back along the log
-    and stands still while there is no leader. Sessions expire by it (dissertation 6.3).
-    """
+    """One log entry. Its index is its place in the log and not stored in it. time_ms: the log's own clock, stamped by
+    the leader that appended it; never goes back along the log and stands still while there is no leader. Sessions
+    expire by it (dissertation 6.3)."""
 
     term: int
     time_ms: int
@@ -41,11 +39,8 @@ class Entry(NamedTuple):
 
 
 class RequestVote(NamedTuple):
-    """Candidate -> all voters (paper 5.2). Answer: VoteReply.
-
-    pre_vote: would you vote for me in `term`, which I have not begun yet? (dissertation 9.6).
-    transfer: the leader asked for this election, so a voter that hears from it shall vote all the same.
-    """
+    """Candidate -> all voters (paper 5.2). Answer: VoteReply. pre_vote: would you vote for me in `term`, which I have
+    not begun yet? (dissertation 9.6). transfer: the leader asked for this, so who hears from it votes all the same."""
 
     term: int
     last_log_index: int
@@ -63,10 +58,8 @@ class VoteReply(NamedTuple):
 
 
 class AppendEntries(NamedTuple):
-    """Leader -> follower (paper 5.3): entries prev_log_index+1 ... Answer: AppendReply, once they are durable.
-
-    Lost: the leader hears no progress, probes from match_index+1.
-    """
+    """Leader -> follower (paper 5.3): entries prev_log_index+1 ... Answer: AppendReply, once they are durable. Lost:
+    the leader hears no progress, probes from match_index+1."""
 
     term: int
     prev_log_index: int
@@ -89,9 +82,7 @@ class AppendReply(NamedTuple):
 
 class Heartbeat(NamedTuple):
     """Leader -> follower, every heartbeat_ms and at once for a ReadIndex round (paper 5.2, dissertation 6.4).
-
-    leader_commit is at most what the leader knows the follower to hold. Answer: HeartbeatReply.
-    """
+    leader_commit is at most what the leader knows the follower to hold. Answer: HeartbeatReply."""
 
     term: int
     leader_commit: int
@@ -105,6 +96,27 @@ class HeartbeatReply(NamedTuple):
     round: int
 
 
+class InstallSnapshot(NamedTuple):
+    """Leader -> follower that needs entries which have left the leader's log (paper section 7): one piece of a snapshot
+    file of `size` bytes, from `offset` on. Lost: sent again when nothing was heard for a while. Answer:
+    InstallSnapshotReply, and when all of it is on the follower's disk, or not needed, AppendReply."""
+
+    term: int
+    last_included_index: int
+    last_included_term: int
+    offset: int
+    size: int
+    data: bytes
+
+
+class InstallSnapshotReply(NamedTuple):
+    """Follower -> leader: I have this snapshot up to `offset`; 0: nothing, begin again."""
+
+    term: int
+    last_included_index: int
+    offset: int
+
+
 class TimeoutNow(NamedTuple):
     """Leader -> its chosen successor: campaign at once (dissertation 3.10). Lost: the leader takes over again."""
 
@@ -115,46 +127,44 @@ class TimeoutNow(NamedTuple):
 
 
 class Recover(NamedTuple):
-    """consensus -> log_writer, and consensus -> applier: tell me where you stand.
-
-    Sent when either end begins a life. For log_writer it is a fence: writes of an older consensus that are not on
-    disk yet are discarded, and the replies that they carry are never released (else a dead consensus's vote would
-    be answered after its successor has loaded the older term). Answer: Recovered, or Applied from the applier.
-    """
+    """consensus -> log_writer, applier and snapshot_writer: tell me where you stand. Sent when either end begins a
+    life. For log_writer it is a fence: writes of an older consensus that are not on disk yet are discarded, and the
+    replies that they carry are never released (else a dead consensus's vote is answered after its successor has loaded
+    the older term). Answer: Recovered; from the applier Applied, from the snapshot_writer SnapshotSaved."""
 
 
 class Recovered(NamedTuple):
     """log_writer -> consensus: what is durable. The tail of the log comes along, the rest is read when needed.
-
-    voted_for: "" if nobody. fresh: no hard state was ever written here (trap 22).
-    term_runs: ((first_index, term), ...) over the whole log. Batches as in Append, except that only the first `count`
-    entries of one are valid: head, the one with the first entry (the founding members); tail, those up to last_index.
-    """
+    voted_for: "" if nobody. fresh: no hard state was ever written here (trap 22). base: (index, term) that the log
+    begins after, (0, 0) if it is whole. term_runs: ((first_index, term), ...) of all that follows. Batches as in
+    Append, except that only the first `count` entries of one are valid: configs, those that were marked; tail, those up
+    to last_index."""
 
     term: int
     voted_for: str
     fresh: bool
+    base: tuple[int, int]
     last_index: int
     term_runs: tuple[tuple[int, int], ...]
-    head: tuple[tuple[int, int, int, bytes], ...]
-    tail: tuple[tuple[int, int, int, bytes], ...]
+    configs: tuple[tuple[int, int, int, bytes, bool], ...]
+    tail: tuple[tuple[int, int, int, bytes, bool], ...]
     cluster_id: int
     store_id: int
 
 
 class Append(NamedTuple):
-    """consensus -> log_writer: make durable, then release.
-
-    sequence: 1, 2, 3 ... in one life of consensus. hard_state: () or (term, voted_for). batches: (first_index,
-    count, term, encoded entries); one that begins at or below the log's end replaces what is there. replies:
-    (peer, encoded peer message), which go to transport only after everything in this and all earlier Appends is
-    durable (trap 7). Lost: with the log_writer; consensus sends again what is not durable. Answer: Appended.
-    """
+    """consensus -> log_writer: make durable, then release. sequence: 1, 2, 3 ... in one life of consensus. hard_state:
+    () or (term, voted_for). batches: (first_index, count, term, encoded entries, marked); one that begins at or below
+    the log's end replaces what is there; marked: a CONFIG is among its entries. replies: (peer, encoded peer message),
+    which go to transport only after everything in this and all earlier Appends is durable (trap 7). reset: () or
+    (index, term): before the batches, the log becomes empty and begins after that index. Lost: with the log_writer;
+    consensus sends again what is not durable. Answer: Appended."""
 
     sequence: int
     hard_state: tuple[Any, ...]
-    batches: tuple[tuple[int, int, int, bytes], ...]
+    batches: tuple[tuple[int, int, int, bytes, bool], ...]
     replies: tuple[tuple[str, bytes], ...]
+    reset: tuple[int, ...]
 
 
 class Appended(NamedTuple):
@@ -177,7 +187,14 @@ class LogRead(NamedTuple):
 
     reader: str
     first_index: int
-    batches: tuple[tuple[int, int, int, bytes], ...]
+    batches: tuple[tuple[int, int, int, bytes, bool], ...]
+
+
+class CompactLog(NamedTuple):
+    """consensus -> log_writer: entries up to `through` are in a durable snapshot; segments that hold nothing else may
+    go. Lost: the next one says more."""
+
+    through: int
 
 
 class SaveClusterId(NamedTuple):
@@ -187,9 +204,8 @@ class SaveClusterId(NamedTuple):
 
 
 class DiskFull(NamedTuple):
-    """log_writer -> consensus: there is no space (full) and nothing is acknowledged until there is (not full).
-
-    The log_writer keeps what it could not write and tries again; consensus gives leadership up (trap 12)."""
+    """log_writer -> consensus: there is no space (full) and nothing is acknowledged until there is (not full). The
+    log_writer keeps what it could not write and tries again; consensus gives leadership up (trap 12)."""
 
     full: bool
 
@@ -198,10 +214,9 @@ class DiskFull(NamedTuple):
 
 
 class Apply(NamedTuple):
-    """consensus -> applier: these entries are committed, and durable here. Contiguous from first_index.
-
-    entries: encoded. tokens: (index, token) of those that a client of this node waits for.
-    Lost: with the applier; consensus begins again from what its successor says. Answer: Applied."""
+    """consensus -> applier: these entries are committed, and durable here. Contiguous from first_index. entries:
+    encoded. tokens: (index, token) of those that a client of this node waits for. Lost: with the applier; consensus
+    begins again from what its successor says. Answer: Applied."""
 
     first_index: int
     entries: bytes
@@ -209,18 +224,102 @@ class Apply(NamedTuple):
 
 
 class ReadAt(NamedTuple):
-    """consensus -> applier: answer these reads once read_index is applied (dissertation 6.4).
-
-    reads: (token, query). Lost: the frontend is told of the restart and says UNKNOWN. Answer: Replies to frontend."""
+    """consensus -> applier: answer these reads once read_index is applied (dissertation 6.4). reads: (token, query).
+    Lost: the frontend is told of the restart and says UNKNOWN. Answer: Replies to frontend."""
 
     read_index: int
     reads: tuple[tuple[int, bytes], ...]
 
 
 class Applied(NamedTuple):
-    """applier -> consensus: applied up to last_applied; credit for more."""
+    """applier -> consensus: applied up to last_applied; credit for more. standing: how many Recovers and
+    RestoreSnapshots this answers. time_ms: the log's own clock there."""
 
     last_applied: int
+    time_ms: int
+    standing: int
+
+
+class RestoreSnapshot(NamedTuple):
+    """consensus -> applier: the leader's snapshot up to index is on this disk; load it in place of the present state.
+    Lost: with the applier, whose successor loads the newest anyway. Answer: Applied."""
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+
+
+# --- snapshots: snapshot_writer owns the files ------------------------------------------------------------------
+# A snapshot's bytes follow from the state that it holds: two nodes' snapshots of one index are equal.
+
+
+class WriteSnapshot(NamedTuple):
+    """applier, consensus -> snapshot_writer: a piece of the snapshot of (index, term), from offset on. source: "" for
+    one that the applier takes, else the leader that sends it. Pieces come in order; offset 0 begins one, unless that
+    very one is begun. Lost: with the snapshot_writer; the applier takes another, a leader sends it again. Answer:
+    SnapshotWritten; to the last piece (is_last) SnapshotSaved, once it is durable."""
+
+    source: str
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    term: int
+    offset: int
+    data: bytes
+    is_last: bool
+
+
+class SnapshotWritten(NamedTuple):
+    """snapshot_writer -> applier, consensus: I hold it up to offset; 0: nothing, begin again."""
+
+    source: str
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    offset: int
+
+
+class SnapshotSaved(NamedTuple):
+    """snapshot_writer -> consensus (and applier, if it took it): this is the newest; it is whole, and durable. index 0:
+    there is none yet. config: the data of the CONFIG entry in force at index. size: bytes. older_index: of the one that
+    is kept besides, 0 if none is. source: as in WriteSnapshot; "" too in the answer to Recover."""
+
+    source: str
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    term: int
+    config: bytes
+    size: int
+    older_index: int
+
+
+class SnapshotFailed(NamedTuple):
+    """snapshot_writer -> applier, consensus: no space, or another version's; what was written of it is gone."""
+
+    source: str
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    reason: str
+
+
+class ReadSnapshot(NamedTuple):
+    """applier, consensus, frontend -> snapshot_writer: some max_bytes of the snapshot of index (0: the newest) from
+    offset on. reader: comes back. Lost: asked again after the restart. Answer: SnapshotRead."""
+
+    reader: str
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    offset: int
+    max_bytes: int
+
+
+class SnapshotRead(NamedTuple):
+    """snapshot_writer -> whoever asked. index: of the snapshot; size: all its bytes; both 0: there is no such one."""
+
+    reader: str
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    offset: int
+    data: bytes
+    size: int
+
+
+class TakeSnapshot(NamedTuple):
+    """frontend -> applier: take one now, at or after that revision, and say when it is durable. Lost: the frontend
+    says UNKNOWN. Answer: Replies, the body of which is JSON."""
+
+    token: int
+    revision: int
 
 
 # --- frontend <-> the others -----------------------------------------------------------------------------------
@@ -228,7 +327,6 @@ class Applied(NamedTuple):
 
 class Propose(NamedTuple):
     """frontend -> consensus: (token, command) ... to replicate. Lost: with consensus; the frontend says UNKNOWN.
-
     Answer: Replies, from consensus if refused, else from the applier."""
 
     proposals: tuple[tuple[int, bytes], ...]
@@ -248,9 +346,8 @@ class TransferLeadership(NamedTuple):
 
 
 class Replies(NamedTuple):
-    """consensus, applier, supervisor -> frontend: (token, ReplyStatus, body) ... for the clients that wait.
-
-    Body of NOT_LEADER: the leader's client endpoint, "" if unknown. Lost: with the frontend; clients ask again."""
+    """consensus, applier, supervisor -> frontend: (token, ReplyStatus, body) ... for the clients that wait. Body of
+    NOT_LEADER: the leader's client endpoint, "" if unknown. Lost: with the frontend; clients ask again."""
 
     replies: tuple[tuple[int, int, bytes], ...]
 
@@ -327,9 +424,7 @@ class Tick(NamedTuple):
 
 
 class StartActor(NamedTuple):
-    """supervisor -> host: begin this life of the actor, whose neighbours' present lives are these.
-
-    Answer: ActorStarted or ActorDied."""
+    """supervisor -> host: begin this life; those are its neighbours' lives. Answer: ActorStarted or ActorDied."""
 
     actor: str
     incarnation: int
@@ -398,11 +493,15 @@ class HandedOver(NamedTuple):
     """consensus -> supervisor: this node does not lead (any more). Lost: the supervisor stops after a while anyway."""
 
 
-PEER_MESSAGES = (RequestVote, VoteReply, AppendEntries, AppendReply, Heartbeat, HeartbeatReply, TimeoutNow)
+PEER_MESSAGES = (
+    RequestVote, VoteReply, AppendEntries, AppendReply, Heartbeat, HeartbeatReply, TimeoutNow,
+    InstallSnapshot, InstallSnapshotReply,
+)  # fmt: skip
 
 BUS_MESSAGES = (
-    Recover, Recovered, Append, Appended, ReadLog, LogRead, SaveClusterId, DiskFull,
-    Apply, ReadAt, Applied,
+    Recover, Recovered, Append, Appended, ReadLog, LogRead, CompactLog, SaveClusterId, DiskFull,
+    Apply, ReadAt, Applied, RestoreSnapshot,
+    WriteSnapshot, SnapshotWritten, SnapshotSaved, SnapshotFailed, ReadSnapshot, SnapshotRead, TakeSnapshot,
     Propose, Read, TransferLeadership, Replies, StatusRequest, StatusReply, KillRequest, SetFaults,
     Outbound, Inbound, Identity, Arm, Tick,
     StartActor, ActorStarted, ActorDied, ActorRestarted, KillActor, StopHost, HostStopped, HostDied,

@@ -17,7 +17,12 @@ from scenario_words import KINDS, said_entries, said_packet, said_progress, said
 from zraft.errors import ImpossibleState
 from zraft.messages import Entry
 
-LIMITS = {"inflight": "zraft.raft.progress.MAX_INFLIGHT_MESSAGES", "run-bytes": "zraft.raft.log.MAX_RUN_BYTES"}
+LIMITS = {
+    "inflight": "zraft.raft.progress.MAX_INFLIGHT_MESSAGES",
+    "run-bytes": "zraft.raft.log.MAX_RUN_BYTES",
+    "piece-bytes": "zraft.raft.progress.SNAPSHOT_PIECE_BYTES",
+    "window-bytes": "zraft.raft.progress.SNAPSHOT_WINDOW_BYTES",
+}
 
 
 class ScriptError(Exception):
@@ -167,6 +172,7 @@ class Script:
     def do_crash(self, name: str) -> None:
         """The process ends; what is queued for its disk is lost."""
         self.node(name).disk.queue.clear()
+        self.node(name).disk.files.clear()
         self.cluster.stop(self.node(name))
 
     def do_restart(self, name: str, tail: str = "") -> None:
@@ -181,6 +187,22 @@ class Script:
         node.disk.queue.clear()
         self.cluster.restart_log_writer(node)
         self.cluster.finish(node)
+
+    def do_snapshot(self, name: str) -> None:
+        """Its state machine takes one, which is durable when its disk has finished it."""
+        if not self.node(name).applied:
+            raise ScriptError("it has applied nothing")
+        self.cluster.take_snapshot(self.node(name))
+
+    def do_files(self, name: str) -> None:
+        """The owner of the snapshots does what it was asked for: writes and reads."""
+        self.cluster.store(self.node(name))
+        self.cluster.notify(self.node(name))
+
+    def do_restart_snapshot_writer(self, name: str) -> None:
+        """What it was asked for is lost, an unfinished snapshot too."""
+        self.cluster.restart_snapshot_writer(self.node(name))
+        self.cluster.finish(self.node(name))
 
     def do_wipe(self, name: str) -> None:
         node = self.node(name)
@@ -290,9 +312,11 @@ class Script:
         """The entries in memory and on disk."""
         for name in self.names(names) or tuple(self.cluster.nodes):
             node = self.cluster[name]
-            entries = [node.entry(index) for index in range(1, node.raft.log.last_index + 1)]
-            disk = node.disk.entries
-            self.cluster.say(f"{name}  {said_entries(1, entries)}{_on_disk(entries, disk)}")
+            base = node.raft.log.base_index
+            entries = [node.entry(index) for index in range(base + 1, node.raft.log.last_index + 1)]
+            after = f"after {base}/{node.raft.log.term(base)}: " if base else ""
+            disk = node.disk.entries[base:]
+            self.cluster.say(f"{name}  {after}{said_entries(base + 1, entries)}{_on_disk(base + 1, entries, disk)}")
 
     def do_terms(self, *names: str) -> None:
         """The logs as the paper draws them."""
@@ -308,8 +332,8 @@ class Script:
                 self.cluster.say(f"{node.id}: to disk: {said_write(item)}")
 
 
-def _on_disk(entries: list[Entry], disk: list[Entry]) -> str:
-    return "" if entries == disk else f"  (on disk: {said_entries(1, disk)})"
+def _on_disk(first: int, entries: list[Entry], disk: list[Entry]) -> str:
+    return "" if entries == disk else f"  (on disk: {said_entries(first, disk)})"
 
 
 def _kinds(words: Iterable[str]) -> tuple[type, ...]:

@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from cluster_harness import Cluster, ModelDisk, Node, Packet
+from model_disk import LogRead
 from scenario_words import HEARTBEATS, is_told, said_entries, said_message, said_packet, said_write
 
 from zraft.raft import Output, Raft, Write
@@ -107,9 +108,20 @@ class Scene(Cluster):
     def complete(self, node: Node, count: int | None = None) -> None:
         for item in list(node.disk.queue)[:count]:
             if is_told(item):
-                done = "durable:" if isinstance(item, Write) else "has"
+                done = "durable:" if isinstance(item, Write) else "has" if isinstance(item, LogRead) else "done:"
                 self.say(f"{node.id}: {done} {said_write(item)}")
             super().complete(node, 1)
+
+    def store(self, node: Node, count: int | None = None) -> None:
+        for _ in range(len(node.disk.files) if count is None else count):
+            before = node.disk.saved().index
+            super().store(node, 1)
+            if node.disk.saved().index > before:
+                self.say(f"{node.id}: has the snapshot of {'{}/{}'.format(*node.disk.saved()[:2])}")
+
+    def load(self, node: Node) -> None:
+        super().load(node)
+        self.say(f"{node.id}: loads the snapshot of {'{}/{}'.format(*node.disk.saved()[:2])}")
 
     def apply(self, node: Node) -> None:
         self.say(f"{node.id}: applies {said_entries(*node.applying[0])}")
@@ -144,11 +156,16 @@ class Scene(Cluster):
         writes = node.running and bool(node.disk.queue) and not node.disk.stalled
         if writes:
             self.complete(node)
-        return self.finish(node) or writes or bool(packets)
+        files = node.running and bool(node.disk.files) and not node.disk.stalled
+        if files:
+            self.store(node)
+        return self.finish(node) or writes or files or bool(packets)
 
     def finish(self, node: Node) -> bool:
-        """Consensus hears of its disk; the state machine applies. Returns whether there was anything to do."""
-        busy = bool(node.done or node.stands)
+        """Consensus hears of its disk; the state machine loads or applies. Returns whether there was anything to do."""
+        if node.running and node.must_load:
+            self.load(node)
+        busy = bool(node.done or node.filed or node.stands)
         self.notify(node)
         while node.running and node.applying:
             busy = True

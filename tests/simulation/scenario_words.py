@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cluster_harness import LogRead, Node, Packet
+from cluster_harness import Node, Packet
+from model_disk import CompactLog, LogRead, ModelDisk
 
 from zraft.messages import (
     AppendEntries,
@@ -14,6 +15,8 @@ from zraft.messages import (
     EntryKind,
     Heartbeat,
     HeartbeatReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
     RequestVote,
     TimeoutNow,
     VoteReply,
@@ -24,8 +27,11 @@ from zraft.raft.progress import Progress, ProgressState
 HEARTBEATS = (Heartbeat, HeartbeatReply)
 KINDS = {
     kind.__name__: kind
-    for kind in (RequestVote, VoteReply, AppendEntries, AppendReply, Heartbeat, HeartbeatReply, TimeoutNow)
-}
+    for kind in (
+        RequestVote, VoteReply, AppendEntries, AppendReply, Heartbeat, HeartbeatReply, TimeoutNow,
+        InstallSnapshot, InstallSnapshotReply,
+    )
+}  # fmt: skip
 
 
 def said_entry(index: int, entry: Entry) -> str:
@@ -84,6 +90,11 @@ def said_message(message: Any) -> str:
         return f"{text}, commit {message.leader_commit}, round {message.round}"
     if kind is HeartbeatReply:
         return f"{text}, round {message.round}"
+    if kind is InstallSnapshot:
+        size = f"bytes {message.offset} to {message.offset + len(message.data)} of {message.size}"
+        return f"{text}, of {message.last_included_index}/{message.last_included_term}: {size}"
+    if kind is InstallSnapshotReply:
+        return f"{text}, of {message.last_included_index}: has {message.offset} bytes"
     return text
 
 
@@ -92,19 +103,23 @@ def said_packet(packet: Packet) -> str:
     return f"{packet.sender} -> {packet.receiver}  {said_message(packet.message)}"
 
 
-def is_told(item: Write | LogRead) -> bool:
+def is_told(item: Write | LogRead | CompactLog) -> bool:
     """Whether there is more to say of it than that replies wait for what was written before."""
-    return isinstance(item, LogRead) or bool(item.hard_state or item.runs)
+    return not isinstance(item, Write) or bool(item.hard_state or item.runs or item.reset)
 
 
-def said_write(item: Write | LogRead) -> str:
-    """What the disk is to do: term and vote, entries, replies to release; or entries to read."""
+def said_write(item: Write | LogRead | CompactLog) -> str:
+    """What the disk is to do: term and vote, entries, replies to release; or entries to read, or to let go of."""
     if isinstance(item, LogRead):
         return f"read entries from {item.first} on for {item.reader or 'the state machine'}"
+    if isinstance(item, CompactLog):
+        return f"compact the log up to {item.through}"
     parts = []
     if item.hard_state:
         term, vote = item.hard_state
         parts.append(f"term {term}, {f'vote for {vote}' if vote else 'no vote'}")
+    if item.reset:
+        parts.append("the log begins after {}/{}".format(*item.reset))
     parts += [said_entries(first, entries) for first, entries in item.runs]
     return "; ".join(parts) or "only replies"
 
@@ -119,7 +134,15 @@ def said_status(node: Node) -> str:
         role = f"follows {raft.leader_id or 'nobody'}"
     log = f"log {raft.log.last_index}/{raft.log.last_term}, durable {raft.log.durable_index}"
     text = f"{node.id}  {role}, term {raft.current_term}, {log}, commit {raft.commit_index}"
-    return f"{text}, applied {raft.applied_index}"
+    return f"{text}, applied {raft.applied_index}{said_snapshots(node.disk)}"
+
+
+def said_snapshots(disk: ModelDisk) -> str:
+    """Which there are on disk, and what the log there begins after."""
+    if not disk.snapshots:
+        return ""
+    names = ", ".join(f"{snapshot.index}/{snapshot.term}" for snapshot in disk.snapshots)
+    return f", snapshots {names}, log on disk after {disk.base[0]}"
 
 
 def said_progress(peer: str, progress: Progress) -> str:
@@ -127,4 +150,8 @@ def said_progress(peer: str, progress: Progress) -> str:
     text = f"{peer}  {progress.state.value}, match {progress.match_index}, next {progress.next_index}"
     if progress.state is ProgressState.PROBE:
         return text + (", a probe is under way" if progress.probe_sent else "")
+    if progress.state is ProgressState.SNAPSHOT:
+        return (
+            f"{text}, of {progress.snapshot_index} it has {progress.snapshot_acked} of {progress.snapshot_size} bytes"
+        )
     return f"{text}, {len(progress._inflight)} under way{'' if progress.may_send() else ': window full'}"

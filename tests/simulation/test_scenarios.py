@@ -15,9 +15,10 @@ from scenario import Script, ScriptError, run_scenario
 
 from zraft.raft.election import Elections
 from zraft.raft.log import RaftLog
-from zraft.raft.progress import Progress
+from zraft.raft.progress import Progress, ProgressState
 from zraft.raft.raft import Raft
 from zraft.raft.replication import Replication
+from zraft.raft.snapshots import Snapshots
 from zraft.raft.state import State
 from zraft.sim.mutants import planted
 
@@ -67,8 +68,28 @@ MISTAKES: dict[str, tuple[type, str, Any]] = {
     "one_way_link": (Elections, "check_quorum", lambda self: None),
     "partial_partition": (Elections, "is_sticky", lambda self: False),
     "probe_and_replicate": (Progress, "probe", lambda self: None),
+    "replicate_after_snapshot": (
+        Snapshots,
+        "compact",
+        lambda self: self.log.compact(self.snapshot.older_index) if self.snapshot.older_index > 4 else None,
+    ),
     "replicate_pause": (Progress, "may_send", lambda self: not self.probe_sent),
     "slow_follower": (Replication, "on_log_read", lambda self, reader, first, entries: None),
+    "slow_follower_after_compaction": (Snapshots, "compact", lambda self: None),
+    "snapshot_and_recovery": (State, "adopt_snapshot", lambda self: None),
+    "snapshot_ignored": (
+        Snapshots,
+        "on_install_snapshot",
+        lambda self, leader, message: self.output.snapshot_pieces.append((leader, message)),
+    ),
+    "snapshot_pieces_lost": (Progress, "snapshot_taken", lambda self, offset, now_ms: None),
+    "snapshot_succeed_via_app_resp": (
+        Progress,
+        "matched",
+        lambda self, index, now_ms, matched=Progress.matched: (
+            None if self.state is ProgressState.SNAPSHOT else matched(self, index, now_ms)
+        ),
+    ),
     "split_vote": (State, "arm_election", lambda self: setattr(self, "election_deadline_ms", self.now_ms + 300)),
     "vote_for_the_better_log": (RaftLog, "last_term", property(lambda self: 1)),
 }
@@ -138,7 +159,10 @@ def test_every_verb_is_in_the_document() -> None:
         ("nodes n1 n2\nadvance 10\n----\n", "times end in ms"),
         ("nodes n1 n2\ntimeout n1 20ms\n----\n", "election timeouts are 150 to 300 ms"),
         ("nodes n1 n2\nlose n1 n2 Append\n----\n", "there is no kind of message Append"),
-        ("nodes n1 n2\nlimit speed 3\n----\n", "there is no limit speed, only inflight, run-bytes"),
+        (
+            "nodes n1 n2\nlimit speed 3\n----\n",
+            "there is no limit speed, only inflight, run-bytes, piece-bytes, window-bytes",
+        ),
         ("nodes n1 n2\ncampaign n1\n", "the last commands have no ----"),
     ],
 )

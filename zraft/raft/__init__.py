@@ -1,11 +1,11 @@
 """The Raft algorithm, pure: no sockets, files, clocks or global randomness. `Raft` is the entrance.
 
 Rooms: `state` (the variables, grouped by lifetime), `log`, `progress`, `quorum`, `membership`, and on top of each
-other `replication`, `reads`, `election`, `raft` (the inputs). Names are the paper's.
+other `replication`, `snapshots`, `reads`, `election`, `raft` (the inputs). Names are the paper's.
 """
 
 from zraft.raft.membership import Address, Membership
 from zraft.raft.raft import Raft
-from zraft.raft.state import Durable, Output, Role, Settings, Write
+from zraft.raft.state import Durable, Output, Role, SavedSnapshot, Settings, Write
 
-__all__ = ["Address", "Durable", "Membership", "Output", "Raft", "Role", "Settings", "Write"]
+__all__ = ["Address", "Durable", "Membership", "Output", "Raft", "Role", "SavedSnapshot", "Settings", "Write"]

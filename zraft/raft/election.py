@@ -19,8 +19,8 @@ class Elections(Reads):
         self.arm_election()
         if self.id not in self.membership.voters:
             return  # trap 13: who has no vote raises no term
-        if self.disk_stalled():
-            return  # it could not even write its vote
+        if self.disk_stalled() or not self.applier_known:
+            return  # it could not even write its vote, or, still loading its state, answer anybody
         if not self.peers:
             self.become_candidate(transfer=False)
             return
@@ -92,7 +92,7 @@ class Elections(Reads):
         if self.log.last_index == 0:
             founding = self.membership._replace(cluster_id=self.rng.getrandbits(62) + 1)
             self.term_start_index = self.append_as_leader(EntryKind.CONFIG, [founding.encode()])
-            self.membership = founding
+            self.configs.append((self.term_start_index, founding))
         else:
             self.term_start_index = self.append_as_leader(EntryKind.NOOP, [b""])
         self.heartbeat_due_ms = self.now_ms

@@ -28,29 +28,38 @@ def first_run(entries: Sequence[Entry]) -> tuple[Entry, ...]:
 
 
 class RaftLog:
-    """Indices begin at 1; index 0 has term 0 and is in every log.
+    """Indices begin at 1. What the log begins after is its *base*: index 0, of term 0, or where it was compacted; of
+    the base the term alone is known.
 
     Invariant: durable_index < unsent_index <= last_index + 1, and entries at or below durable_index are on this
-    node's disk exactly as they are here.
+    node's disk exactly as they are here (those up to the base in a snapshot).
     """
 
-    def __init__(self, term_runs: Iterable[tuple[int, int]], last_index: int, tail: Sequence[Entry]) -> None:
-        """term_runs: (first index, term) of each run of equal terms, ascending. tail: the entries up to last_index,
-        at least the last one (if there is any). All of it is durable."""
-        self._run_first: list[int] = [0]
-        self._run_term: list[int] = [0]
+    def __init__(
+        self,
+        term_runs: Iterable[tuple[int, int]],
+        last_index: int,
+        tail: Sequence[Entry],
+        base: tuple[int, int] = (0, 0),
+    ) -> None:
+        """term_runs: (first index, term) of each run of equal terms after the base, ascending. tail: the entries up to
+        last_index, at least the last one (if there is any). base: (index, term). All of it is durable."""
+        self._run_first: list[int] = [base[0]]
+        self._run_term: list[int] = [base[1]]
         for first, term in term_runs:
-            self._run_first.append(first)
-            self._run_term.append(term)
+            if term != self._run_term[-1]:
+                self._run_first.append(first)
+                self._run_term.append(term)
         self.last_index = last_index
         self._entries: list[Entry] = list(tail)
         self._tail_first = last_index - len(tail) + 1
         self._tail_bytes = sum(len(entry.data) + ENTRY_OVERHEAD_BYTES for entry in tail)
-        if last_index and not tail:
+        if last_index > base[0] and not tail:
             raise impossible("a log without its last entry", last_index=last_index)
         self.last_time_ms = tail[-1].time_ms if tail else 0  # the log's own clock; not turned back by a truncation
         self.durable_index = last_index
         self.unsent_index = last_index + 1  # the first entry that was not handed to the disk yet
+        self.reset_unsent = False  # the disk has not been told yet that the log begins anew, at this base
         self._writes: deque[list[int]] = deque()  # [sequence, last index that its completion proves durable]
         self._run_cache: tuple[int, int, tuple[Entry, ...]] = (0, 0, ())
 
@@ -60,6 +69,11 @@ class RaftLog:
     def last_term(self) -> int:
         """Term of the last entry, 0 if there is none."""
         return self._run_term[-1]
+
+    @property
+    def base_index(self) -> int:
+        """The index that the log begins after."""
+        return self._run_first[0]
 
     @property
     def tail_first(self) -> int:
@@ -72,32 +86,39 @@ class RaftLog:
         return self._tail_bytes
 
     def _run(self, index: int) -> int:
-        if not 0 <= index <= self.last_index:
-            raise impossible("no such log index", index=index, last_index=self.last_index)
+        if not self._run_first[0] <= index <= self.last_index:
+            raise impossible("no such log index", index=index, base=self._run_first[0], last_index=self.last_index)
         return bisect_right(self._run_first, index) - 1
 
     def term(self, index: int) -> int:
-        """The term of the entry at index (0 for index 0)."""
+        """The term of the entry at index, from the base on (0 for index 0)."""
         if index == self.last_index:
             return self._run_term[-1]
         return self._run_term[self._run(index)]
 
     def has(self, index: int, term: int) -> bool:
-        """Whether the log holds an entry of that term at that index (paper figure 2, AppendEntries 2)."""
-        return index <= self.last_index and self.term(index) == term
+        """Whether the log holds an entry of that term at that index (paper figure 2, AppendEntries 2); of what lies
+        before the base nothing is known."""
+        return self._run_first[0] <= index <= self.last_index and self.term(index) == term
 
     def first_index_of_run(self, index: int) -> int:
-        """The first index of the entries around index that share its term."""
+        """The first index, from the base on, of the entries around index that share its term."""
         return max(1, self._run_first[self._run(index)])
 
     def last_index_of_term(self, term: int) -> int:
-        """The last index whose entry has a term of at most this one."""
+        """The last index, from the base on, whose entry has a term of at most this one; the base if there is none."""
         run = bisect_right(self._run_term, term)
+        if run == 0:
+            return self.base_index
         return self._run_first[run] - 1 if run < len(self._run_first) else self.last_index
 
     def term_runs(self) -> list[tuple[int, int]]:
-        """(first index, term) of each run, ascending."""
-        return list(zip(self._run_first[1:], self._run_term[1:], strict=True))
+        """(first index, term) of each run after the base, ascending."""
+        first = self.base_index + 1
+        runs = list(zip(self._run_first[1:], self._run_term[1:], strict=True))
+        if self.last_index >= first and (not runs or runs[0][0] > first):
+            runs.insert(0, (first, self._run_term[0]))
+        return runs
 
     def slice(self, first: int, last: int) -> tuple[Entry, ...]:
         """Entries first..last of the tail, as many as MAX_RUN_BYTES allow, at least one. The same tuple for the same
@@ -138,7 +159,7 @@ class RaftLog:
     def truncate(self, first: int) -> None:
         """Remove the entries from first on. Completions of writes already under way prove nothing about what will
         stand there (trap 8): each is capped, and the new entries count as unsent."""
-        if not 0 < first <= self.last_index:
+        if not self.base_index < first <= self.last_index:
             raise impossible("truncation outside of the log", first=first, last_index=self.last_index)
         kept = max(0, first - self._tail_first)
         for entry in self._entries[kept:]:
@@ -152,6 +173,32 @@ class RaftLog:
         self.unsent_index = min(self.unsent_index, first)
         for write in self._writes:
             write[1] = min(write[1], first - 1)
+        self._run_cache = (0, 0, ())
+
+    def compact(self, through: int) -> None:
+        """Entries up to `through` are covered by a snapshot and leave the log: it is the new base (paper section 7)."""
+        if not self.base_index <= through <= self.durable_index:
+            raise impossible("compaction outside of the log", through=through, base=self.base_index)
+        term = self.term(through)
+        run = self._run(through)
+        self._run_first[: run + 1] = [through]
+        self._run_term[: run + 1] = [term]
+        gone = max(0, through - self._tail_first + 1)
+        for entry in self._entries[:gone]:
+            self._tail_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
+        del self._entries[:gone]
+        self._tail_first += gone
+
+    def reset(self, index: int, term: int) -> None:
+        """Drop all entries: a snapshot up to index, of that term, is on this node's disk, and the log goes on after it
+        (paper figure 13, step 7). Completions of writes under way prove nothing about what will stand there."""
+        self._run_first, self._run_term = [index], [term]
+        self.last_index = self.durable_index = index
+        self.unsent_index = index + 1
+        self._entries, self._tail_first, self._tail_bytes = [], index + 1, 0
+        self.reset_unsent = True
+        for write in self._writes:
+            write[1] = min(write[1], index)
         self._run_cache = (0, 0, ())
 
     def forget(self, through: int, keep_bytes: int) -> None:
@@ -183,15 +230,17 @@ class RaftLog:
         while self._writes and self._writes[0][0] <= sequence:
             self.durable_index = max(self.durable_index, self._writes.popleft()[1])
 
-    def restart_writes(self, disk_runs: Iterable[tuple[int, int]], disk_last_index: int) -> None:
+    def restart_writes(self, disk: RaftLog) -> None:
         """The disk's owner began a new life: only what it reports is durable, the rest is sent again.
 
-        By log matching the two logs agree up to the last index at which they agree.
+        By log matching the two logs agree up to the last index at which they agree. If not even the base is there, a
+        snapshot was adopted, and the disk was not told.
         """
-        disk = RaftLogTerms(disk_runs, disk_last_index)
-        agreed = min(self.last_index, disk_last_index)
-        while agreed and self.term(agreed) != disk.term(agreed):
+        agreed = min(self.last_index, disk.last_index)
+        while agreed > self.base_index and not disk.has(agreed, self.term(agreed)):
             agreed -= 1
+        agreed = max(agreed, self.base_index)
+        self.reset_unsent = not disk.has(agreed, self.term(agreed))
         if agreed < self.durable_index:
             # No actor's successor could know this: it would take the shorter log for all that there ever was.
             raise NodeMustStop(
@@ -201,17 +250,3 @@ class RaftLog:
         self._writes.clear()
         self.durable_index = agreed
         self.unsent_index = agreed + 1
-
-
-class RaftLogTerms:
-    """Terms by index, from runs alone."""
-
-    def __init__(self, runs: Iterable[tuple[int, int]], last_index: int) -> None:
-        pairs = [(0, 0), *runs]
-        self._first = [first for first, _ in pairs]
-        self._term = [term for _, term in pairs]
-        self.last_index = last_index
-
-    def term(self, index: int) -> int:
-        """The term at index."""
-        return self._term[bisect_right(self._first, index) - 1]

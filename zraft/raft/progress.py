@@ -7,13 +7,17 @@ from enum import Enum
 
 MAX_INFLIGHT_MESSAGES = 64
 MAX_INFLIGHT_BYTES = 8 * 1024 * 1024
+SNAPSHOT_PIECE_BYTES = 128 * 1024  # of a snapshot in one message, so that no heartbeat waits long behind one
+SNAPSHOT_WINDOW_BYTES = 8 * SNAPSHOT_PIECE_BYTES
 
 
 class ProgressState(Enum):
-    """PROBE: where does its log end? One message at a time. REPLICATE: known; messages are pipelined."""
+    """PROBE: where does its log end? One message at a time. REPLICATE: known; messages are pipelined. SNAPSHOT: what it
+    needs next has left the log, so it is sent a snapshot."""
 
     PROBE = "probe"
     REPLICATE = "replicate"
+    SNAPSHOT = "snapshot"
 
 
 class Progress:
@@ -30,10 +34,16 @@ class Progress:
         self.reading = False  # entries for it are being read from disk
         self._inflight: deque[tuple[int, int]] = deque()  # (last index, bytes) of messages without an answer
         self._inflight_bytes = 0
+        # In state SNAPSHOT: which one, how many bytes it has, where the next piece begins, what the follower has.
+        self.snapshot_index = 0
+        self.snapshot_term = 0
+        self.snapshot_size = 0
+        self.snapshot_next = 0
+        self.snapshot_acked = 0
 
     def may_send(self) -> bool:
         """Whether the window has room."""
-        if self.reading:
+        if self.reading or self.state is ProgressState.SNAPSHOT:
             return False
         if self.state is ProgressState.PROBE:
             return not self.probe_sent
@@ -57,6 +67,9 @@ class Progress:
             self.match_index = index
             self.last_progress_ms = now_ms
             self.retries = 0
+        if self.state is ProgressState.SNAPSHOT and index < self.snapshot_index:
+            self.next_index = max(self.next_index, index + 1)
+            return  # late news: what it needs next is in the snapshot all the same
         while self._inflight and self._inflight[0][0] <= index:
             self._inflight_bytes -= self._inflight.popleft()[1]
         self.next_index = max(self.next_index, index + 1)
@@ -65,6 +78,8 @@ class Progress:
 
     def rejected(self, refused_index: int, retry_index: int) -> bool:
         """It refused entries after refused_index; try after retry_index - 1. False for a stale refusal."""
+        if self.state is ProgressState.SNAPSHOT:
+            return False
         if self.state is ProgressState.REPLICATE:
             if refused_index <= self.match_index:
                 return False
@@ -82,16 +97,48 @@ class Progress:
         self._inflight.clear()
         self._inflight_bytes = 0
 
+    def begin_snapshot(self, index: int, term: int, size: int, now_ms: int) -> None:
+        """Send this snapshot, from its first byte."""
+        self.probe()
+        self.state = ProgressState.SNAPSHOT
+        self.snapshot_index, self.snapshot_term, self.snapshot_size = index, term, size
+        self.snapshot_next = self.snapshot_acked = 0
+        self.last_progress_ms = now_ms
+        self.retries = 0
+
+    def next_piece(self) -> int | None:
+        """Offset of the next piece that the window allows to send, which then counts as sent; None: none now."""
+        offset = self.snapshot_next
+        if offset >= min(self.snapshot_size, self.snapshot_acked + SNAPSHOT_WINDOW_BYTES):
+            return None
+        self.snapshot_next = min(offset + SNAPSHOT_PIECE_BYTES, self.snapshot_size)
+        return offset
+
+    def snapshot_taken(self, offset: int, now_ms: int) -> None:
+        """The follower has all before offset; 0: it has nothing (any more) and begins again."""
+        if offset > self.snapshot_acked:
+            self.last_progress_ms = now_ms
+            self.retries = 0
+        elif offset or not self.snapshot_acked:
+            return  # late; or the first piece was lost, and each that follows it is answered so
+        self.snapshot_acked = min(offset, self.snapshot_size)
+        self.snapshot_next = max(self.snapshot_next, self.snapshot_acked) if offset else 0
+
     def retry_if_overdue(self, now_ms: int, heartbeat_ms: int) -> None:
         """The link works, but what was sent over it has had no answer for long: take it for lost and send it again.
 
         Ever less often, for the other end may merely wait for its disk."""
-        waiting = self.probe_sent or bool(self._inflight)
+        waiting = self.probe_sent or bool(self._inflight) or self.state is ProgressState.SNAPSHOT
         patience_ms = heartbeat_ms // 2 if self.state is ProgressState.PROBE else 3 * heartbeat_ms
         if not waiting or now_ms - self.last_progress_ms < patience_ms << min(self.retries, 4):
             return
         self.retries += 1
-        if self.state is ProgressState.PROBE:
+        if self.state is ProgressState.SNAPSHOT:
+            self.last_progress_ms = now_ms
+            self.snapshot_next = self.snapshot_acked
+            if self.snapshot_acked == self.snapshot_size:  # the end once more: what it answers tells how it stands
+                self.snapshot_next = max(0, self.snapshot_size - SNAPSHOT_PIECE_BYTES)
+        elif self.state is ProgressState.PROBE:
             self.probe_sent = False
         else:
             self.probe()

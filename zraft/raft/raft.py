@@ -1,7 +1,8 @@
 """One Raft node: the inputs that it takes and the outputs that it gives. Start reading here.
 
 Inputs: `tick`, `step` (a peer's message), `propose`, `read`, `transfer_leadership`, `on_appended`, `on_applied`,
-`on_log_read`, `on_disk_full`, `on_log_writer_restarted`, `on_applier_restarted`. None of them does anything but
+`on_log_read`, `on_disk_full`, `on_log_writer_restarted`, `on_applier_restarted`, and of `snapshots` `on_snapshot_read`,
+`on_snapshot_written`, `on_snapshot_saved`. None of them does anything but
 change variables; after a batch of them `take_output` says what is to be written, sent, applied and answered.
 """
 
@@ -17,6 +18,8 @@ from zraft.messages import (
     EntryKind,
     Heartbeat,
     HeartbeatReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
     RequestVote,
     TimeoutNow,
     VoteReply,
@@ -64,6 +67,10 @@ class Raft(Elections):
         if self.disk_stalled():
             self.give_up_leadership("its disk is full" if self.disk_full else "its disk does not answer")
             return
+        applier_missing_ms = 0 if self.applier_known else self.now_ms - self.applier_lost_ms
+        if applier_missing_ms > self.settings.election_timeout_ms[1] and self.peers:
+            self.give_up_leadership("its state machine does not come back; it may load a large snapshot")
+            return
         self.check_quorum()
         if self.role is not Role.LEADER:
             return
@@ -94,6 +101,8 @@ class Raft(Elections):
             self.on_append_entries(sender, message)
         elif kind is Heartbeat:
             self.on_heartbeat(sender, message)
+        elif kind is InstallSnapshot:
+            self.on_install_snapshot(sender, message)
         elif kind is RequestVote:
             self.on_request_vote(sender, message)
         elif kind is VoteReply:
@@ -107,13 +116,16 @@ class Raft(Elections):
             elif kind is HeartbeatReply:
                 self.on_heartbeat_contact(self.progress[sender])
                 self.on_round_ack(sender, message.round)
+            elif kind is InstallSnapshotReply:
+                self.on_install_snapshot_reply(sender, message)
 
     def stop_if_wiped(self, sender: str, message: Any) -> None:
         """Trap 22: a node without any hard state cannot have taken part in this cluster's first election, which was
         unanimous, so if there is a leader or a log, its own data was lost, and its votes with it; to go on could
         elect two leaders in a term."""
         kind = type(message)
-        has_data = kind in (AppendEntries, Heartbeat, TimeoutNow) or kind is RequestVote and message.last_log_index > 0
+        leads = kind in (AppendEntries, Heartbeat, TimeoutNow, InstallSnapshot)
+        has_data = leads or kind is RequestVote and message.last_log_index > 0
         if has_data:
             raise NodeMustStop(
                 f"{self.id}: its data directory is empty, but {sender} has data of a cluster with {self.id} in it: "
@@ -136,7 +148,7 @@ class Raft(Elections):
             return False
         if self.fresh and kind is not RequestVote:
             return False  # trap 22: only a vote ends freshness, else a wiped disk that heard of a term could vote again
-        leads = kind is AppendEntries or kind is Heartbeat
+        leads = kind in (AppendEntries, Heartbeat, InstallSnapshot)
         self.become_follower(message.term, sender if leads else None, f"{sender} is in term {message.term}")
         return True
 
@@ -148,6 +160,8 @@ class Raft(Elections):
             self.send(sender, refusal)
         elif kind is Heartbeat:
             self.send(sender, HeartbeatReply(self.current_term, message.round))
+        elif kind is InstallSnapshot:
+            self.send(sender, InstallSnapshotReply(self.current_term, message.last_included_index, 0))
         elif kind is RequestVote:
             self.send(sender, VoteReply(self.current_term, False, message.pre_vote))
 
@@ -156,7 +170,7 @@ class Raft(Elections):
         are recognised by the term. Who holds nothing has nothing to take over: it would be taken for a candidate of
         the first election by a wiped disk (trap 22)."""
         may_campaign = self.id in self.membership.voters and self.log.last_index > 0 and not self.disk_stalled()
-        if may_campaign and self.role in (Role.FOLLOWER, Role.PRE_CANDIDATE):
+        if may_campaign and self.applier_known and self.role in (Role.FOLLOWER, Role.PRE_CANDIDATE):
             self.note(f"{sender} hands leadership over")
             self.become_candidate(transfer=True)
 
@@ -196,7 +210,7 @@ class Raft(Elections):
         """What was handed to it and not acknowledged may be lost: the rest is written again. Replies that waited for
         it are lost, as packets are."""
         self.log_writer_known = True
-        self.log.restart_writes(disk_log.term_runs(), disk_log.last_index)
+        self.log.restart_writes(disk_log)
         self.durable_sequence = self.sequence
         self.oldest_write_ms = None
         self.disk_full = False
@@ -210,10 +224,23 @@ class Raft(Elections):
         """It began a new life: nothing is handed to it before it has said what it holds; what was read from disk for
         the old life, earlier in this batch, neither."""
         self.applier_known = False
+        self.applier_lost_ms = self.now_ms
         self.output.apply.clear()
 
-    def on_applier_restarted(self, applied: int) -> None:
-        """It holds the state up to applied; the rest is handed to it again."""
+    def on_applier_restarted(self, applied: int, time_ms: int) -> None:
+        """It holds the state up to applied, where the log's clock showed time_ms; the rest is handed to it again. If
+        what comes next has left the log, it missed a snapshot that was adopted meanwhile."""
+        if applied > self.log.last_index:
+            raise NodeMustStop(
+                f"the disk has lost what it had made durable: {applied} entries were applied, those up to "
+                f"{self.log.last_index} are there. Check the disk; then remove this node and add it again as a new one"
+            )
+        if applied < self.log.base_index:
+            self.restore(self.snapshot.index)
+            return
+        self.commit_index = max(self.commit_index, applied)
+        self.log.last_time_ms = max(self.log.last_time_ms, time_ms)
+        self.output.restore = 0  # if it was to be asked for in this batch, it has loaded that by itself
         self.applier_known = True
         self.applied_index = self.applying_index = applied
         self.applying_runs.clear()
@@ -226,6 +253,7 @@ class Raft(Elections):
         if self.role is Role.LEADER:
             self.maybe_commit()
             self.replicate()
+            self.send_snapshots()
             self.maybe_start_read_round()
         self.apply_committed()
         write = self.take_write()

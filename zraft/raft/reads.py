@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from zraft.raft.quorum import is_quorum
-from zraft.raft.replication import Replication
+from zraft.raft.snapshots import Snapshots
 from zraft.raft.state import Role
 
 
-class Reads(Replication):
+class Reads(Snapshots):
     """Reads are opaque contexts, handed back with the index that must be applied before they are answered."""
 
     def read(self, contexts: Sequence[Any]) -> bool:

@@ -37,6 +37,10 @@ class Replication(State):
             if progress.next_index > last_index and progress.state is ProgressState.REPLICATE:
                 continue
             while progress.may_send():
+                if progress.next_index <= self.log.base_index:
+                    self.note(f"{peer} needs entry {progress.next_index}, which has left the log: sends a snapshot")
+                    self.begin_snapshot(progress)
+                    break
                 behind = progress.next_index <= self.log.last_index
                 if not behind and progress.state is ProgressState.REPLICATE:
                     break
@@ -45,6 +49,11 @@ class Replication(State):
                     self.output.log_reads.append((peer, progress.next_index))
                     break
                 self.send_append_entries(peer, progress, self.log.slice(progress.next_index, self.log.last_index))
+
+    def begin_snapshot(self, progress: Progress) -> None:
+        """Send the newest snapshot from its beginning; `snapshots` does the rest."""
+        index, term, _, size, _ = self.snapshot
+        progress.begin_snapshot(index, term, size, self.now_ms)
 
     def send_append_entries(self, peer: str, progress: Progress, entries: tuple[Entry, ...]) -> None:
         """Entries from next_index on; empty: a probe whether the logs agree up to there."""
@@ -64,7 +73,9 @@ class Replication(State):
                 return
             progress.reading = False
             run = first_run(entries)
-            if run and progress.next_index == first and self.log.has(first + len(run) - 1, run[-1].term):
+            if not run or progress.next_index != first or first <= self.log.base_index:
+                return  # the latter: compacted meanwhile, it needs a snapshot
+            if self.log.has(first + len(run) - 1, run[-1].term):
                 self.send_append_entries(reader, progress, run)
         elif self.applier_known and first == self.applying_index + 1:  # else asked for an older life of the applier
             self.reading_for_applier = False
@@ -119,8 +130,12 @@ class Replication(State):
         """Figure 2, AppendEntries receiver. The term has been dealt with: `leader` leads the current one."""
         self.heard_from_leader(leader)
         log = self.log
-        prev = message.prev_log_index
-        if not log.has(prev, message.prev_log_term):
+        prev, entries = message.prev_log_index, message.entries
+        last_new = prev + len(entries)
+        if prev < log.base_index:  # what a snapshot covers is committed, so it is what the leader holds
+            entries = entries[log.base_index - prev :]
+            prev = min(log.base_index, last_new)
+        elif not log.has(prev, message.prev_log_term):
             conflict_index, conflict_term = log.last_index + 1, 0
             if prev <= log.last_index:
                 conflict_term = log.term(prev)
@@ -129,8 +144,7 @@ class Replication(State):
             return
         if log.tail_bytes > MAX_TAIL_BYTES:
             return  # the disk or the applier does not keep up: as if lost; the leader tries again
-        self.append_as_follower(prev, message.entries)
-        last_new = prev + len(message.entries)
+        self.append_as_follower(prev, entries)
         self.learn_commit(min(message.leader_commit, last_new))
         reply = AppendReply(self.current_term, True, last_new, 0, 0)
         if last_new <= log.durable_index:
@@ -160,6 +174,7 @@ class Replication(State):
             raise impossible("a committed entry conflicts with the leader's", index=first, commit=self.commit_index)
         self.note(f"removes entries {first}..{self.log.last_index}: they conflict with the leader's")
         self.log.truncate(first)
+        self.truncate_configs(first)
 
     def on_heartbeat(self, leader: str, message: Heartbeat) -> None:
         """Answer for the leader's check-quorum and its ReadIndex rounds."""

@@ -6,12 +6,14 @@ Nothing here decides; the rooms above (`replication`, `reads`, `election`, `raft
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from random import Random
 from typing import Any, NamedTuple
 
-from zraft.messages import Entry, EntryKind
+from zraft.errors import NodeMustStop
+from zraft.messages import Entry, EntryKind, InstallSnapshot
 from zraft.raft.log import RaftLog
 from zraft.raft.membership import Membership
 from zraft.raft.progress import Progress
@@ -27,10 +29,12 @@ class Role(Enum):
 
 
 class Settings(NamedTuple):
-    """election_timeout_ms: (least, most) of the randomized timeout. heartbeat_ms: how often a leader shows itself."""
+    """election_timeout_ms: (least, most) of the randomized timeout. heartbeat_ms: how often a leader shows itself.
+    snapshot_keep: entries that stay in the log behind a snapshot, for followers that lag."""
 
     election_timeout_ms: tuple[int, int] = (150, 300)
     heartbeat_ms: int = 50
+    snapshot_keep: int = 5_000
 
     @property
     def disk_stall_ms(self) -> int:
@@ -38,25 +42,41 @@ class Settings(NamedTuple):
         return 5 * self.election_timeout_ms[1]
 
 
+class SavedSnapshot(NamedTuple):
+    """A snapshot on this node's disk, whole and durable. index 0: there is none. config: the members at index, as in a
+    CONFIG entry. size: in bytes. older_index: of the one before it, which is kept in case this one is found damaged."""
+
+    index: int = 0  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    term: int = 0
+    config: bytes = b""
+    size: int = 0
+    older_index: int = 0
+
+
 class Durable(NamedTuple):
     """What a node finds on its disk. fresh: nothing, not even a term (trap 22). applied: what the state machine of
-    this process has applied already; committed therefore."""
+    this process has applied already; committed therefore; None: it does not know yet. snapshot: the newest. configs:
+    (index, members) of the CONFIG entries in the log that are known; those in the log's tail need not be among them."""
 
     term: int
     voted_for: str | None
     log: RaftLog
     fresh: bool
-    applied: int = 0
+    applied: int | None = 0
+    snapshot: SavedSnapshot = SavedSnapshot()
+    configs: tuple[tuple[int, Membership], ...] = ()
 
 
 class Write(NamedTuple):
     """To make durable as one unit, in the order of `sequence`. runs: (first index, entries of one term). replies:
-    (peer, message) to release when this and all earlier writes are durable."""
+    (peer, message) to release when this and all earlier writes are durable. reset: (index, term) where the log begins
+    anew, before the runs."""
 
     sequence: int
     hard_state: tuple[int, str | None] | None
     runs: list[tuple[int, tuple[Entry, ...]]]
     replies: list[tuple[str, Any]]
+    reset: tuple[int, int] | None = None
 
 
 @dataclass
@@ -69,6 +89,10 @@ class Output:
     reads_ready: list[tuple[int, list[Any]]] = field(default_factory=list)  # (read_index, contexts)
     reads_refused: list[Any] = field(default_factory=list)  # contexts; this node cannot answer them
     log_reads: list[tuple[str, int]] = field(default_factory=list)  # (peer or "" for the applier, first index)
+    snapshot_reads: list[tuple[str, int, int]] = field(default_factory=list)  # (peer, snapshot's index, offset)
+    snapshot_pieces: list[tuple[str, InstallSnapshot]] = field(default_factory=list)  # (leader, piece) to store
+    restore: int = 0  # the snapshot that the state machine shall load
+    compact: int = 0  # through which entry the disk may let go of the log
     notes: list[str] = field(default_factory=list)  # for the log file
 
 
@@ -84,13 +108,14 @@ class State:
         self.voted_for = durable.voted_for
         self.log = durable.log
         self.fresh = durable.fresh
-        self.membership = membership
+        self.snapshot = durable.snapshot
         # Lost with this object.
         self.role = Role.FOLLOWER
         self.leader_id: str | None = None
-        self.commit_index = durable.applied
-        self.applying_index = durable.applied  # handed to the applier
-        self.applied_index = durable.applied
+        applied = durable.applied or 0
+        self.commit_index = max(applied, self.snapshot.index)
+        self.applying_index = applied  # handed to the applier
+        self.applied_index = applied
         self.applying_runs: deque[int] = deque()  # last index of each run that the applier has not finished
         self.reading_for_applier = False  # entries for it are being read from disk
         self.now_ms = 0
@@ -114,7 +139,8 @@ class State:
         self.read_index = 0
         # Whether the owners of the disk and of the state machine have said where they stand.
         self.log_writer_known = True
-        self.applier_known = True
+        self.applier_known = durable.applied is not None
+        self.applier_lost_ms = 0  # when it was lost
         # Writes under way.
         self.sequence = 0
         self.durable_sequence = 0
@@ -123,11 +149,44 @@ class State:
         self.oldest_write_ms: int | None = None
         self._replies: list[tuple[str, Any]] = []
         self.output = Output()
-        for index, entry in enumerate(self.log.tail(), self.log.tail_first):
-            self.adopt_if_config(index, entry)
+        # The configurations in the log, ascending; the first is that of the snapshot, or the founding one.
+        self.configs: list[tuple[int, Membership]] = [(0, membership)]
+        self.check_snapshot()
+        if self.snapshot.index:
+            self.adopt_snapshot()
+        self.find_configs(durable.configs)
         self.arm_election()
 
     # --- who is a member
+
+    def find_configs(self, configs: Iterable[tuple[int, Membership]]) -> None:
+        """At a start: those in the log, which are known, and those in its tail."""
+        for index, config in configs:
+            if self.configs[-1][0] < index <= self.log.last_index:  # not those of a log that the snapshot replaced
+                self.configs.append((index, config))
+        for index, entry in enumerate(self.log.tail(), self.log.tail_first):
+            if entry.kind == EntryKind.CONFIG and index > self.configs[-1][0]:
+                self.configs.append((index, Membership.decode(entry.data)))
+
+    def check_snapshot(self) -> None:
+        """Whether snapshot and log, as they were found on disk, go together. Raises NodeMustStop."""
+        if self.log.base_index > self.snapshot.index:
+            raise NodeMustStop(
+                f"the log begins after entry {self.log.base_index}, but the newest whole snapshot reaches only to "
+                f"{self.snapshot.index}: what lies between was damaged or removed. Bring the missing snapshot file "
+                "back; or remove this node from the cluster and add it again as a new one, with an empty data directory"
+            )
+        if self.snapshot.index and self.fresh:
+            raise NodeMustStop(
+                f"{self.id}: there is a snapshot, but no log that goes with it: the log was removed or lost, and what "
+                f"{self.id} had promised with it. Remove {self.id} from the cluster and add it again as a new node, "
+                "with an empty data directory"
+            )
+
+    @property
+    def membership(self) -> Membership:
+        """The configuration in force: the latest in the log, committed or not (dissertation 4.1)."""
+        return self.configs[-1][1]
 
     @property
     def voters(self) -> list[str]:
@@ -140,10 +199,25 @@ class State:
         return [node for node in self.membership.voters if node != self.id]
 
     def adopt_if_config(self, index: int, entry: Entry) -> None:
-        """The configuration in force is the latest in the log, committed or not."""
+        """Called for every entry that enters the log."""
         if entry.kind == EntryKind.CONFIG:
-            self.membership = Membership.decode(entry.data)
+            self.configs.append((index, Membership.decode(entry.data)))
             self.note(f"members from index {index} on: {', '.join(self.voters)}")
+
+    def truncate_configs(self, first: int) -> None:
+        """Entries from first on left the log: the configuration before them is in force again (trap 3)."""
+        while self.configs[-1][0] >= first:
+            self.configs.pop()
+
+    def adopt_snapshot(self) -> None:
+        """The newest snapshot names the members at its index, and where its entry is not in the log, the log begins
+        anew behind it (trap 4; paper figure 13)."""
+        index, term, config, _, _ = self.snapshot
+        if not self.log.has(index, term):
+            self.log.reset(index, term)
+            self.configs = []
+        later = [(at, members) for at, members in self.configs if at > index]
+        self.configs = [(index, Membership.decode(config)), *later]
 
     # --- saying things
 
@@ -213,7 +287,8 @@ class State:
                 entries = log.slice(first, log.last_index_of_term(entries[0].term))
             runs.append((first, entries))
             first += len(entries)
-        if not runs and not self.hard_state_changed:
+        reset = (log.base_index, log.term(log.base_index)) if log.reset_unsent else None
+        if not runs and not self.hard_state_changed and reset is None:
             if not self._replies:
                 return None
             if self.durable_sequence == self.sequence:  # nothing under way that they could depend on
@@ -227,10 +302,11 @@ class State:
             self.hard_state_changed = False
         if runs:
             log.sent(self.sequence, log.last_index)
+        log.reset_unsent = False
         if self.oldest_write_ms is None:
             self.oldest_write_ms = self.now_ms
         replies, self._replies = self._replies, []
-        return Write(self.sequence, hard_state, runs, replies)
+        return Write(self.sequence, hard_state, runs, replies, reset)
 
     def disk_stalled(self) -> bool:
         """Whether the disk is full, or has answered nothing for too long (trap 12)."""

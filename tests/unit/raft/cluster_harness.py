@@ -1,25 +1,25 @@
 """Some Raft nodes, their disks and the network between them, all in the test's hands.
 
-Nothing happens by itself: messages lie in `Cluster.network` until they are delivered, writes in `ModelDisk.queue`
-until they are completed, and time is a number. `settle` and `run` do the usual thing for tests that do not care.
-After every step of a node the cluster's invariants are checked (`cluster_invariants`).
+Nothing happens by itself: messages lie in `Cluster.network` until they are delivered, writes in `ModelDisk.queue` (of
+snapshots in `ModelDisk.files`) until they are completed, and time is a number. `settle` and `run` do the usual thing
+for tests that do not care. After every step of a node the cluster's invariants are checked (`cluster_invariants`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import Any, NamedTuple
 
 from cluster_invariants import Invariants
+from model_disk import CompactLog, LogRead, ModelDisk, ReadPiece, SaveSnapshot, Snapshot, StorePiece
 
 from zraft.errors import NodeMustStop
 from zraft.messages import Entry, EntryKind
 from zraft.raft import Address, Durable, Membership, Output, Raft, Role, Settings, Write
-from zraft.raft.log import RaftLog
 
-SETTINGS = Settings(election_timeout_ms=(150, 300), heartbeat_ms=50)
+SETTINGS = Settings(election_timeout_ms=(150, 300), heartbeat_ms=50, snapshot_keep=0)
 START_MS = 1_000_000  # the monotonic clock of a machine that has been up for a while
 
 
@@ -31,50 +31,6 @@ class Packet(NamedTuple):
     message: Any
 
 
-class LogRead(NamedTuple):
-    """consensus wants entries that are only on disk; reader as in Output.log_reads."""
-
-    reader: str
-    first: int
-
-
-class ModelDisk:
-    """What the log_writer and its disk do: one queue, in order; what is completed is durable."""
-
-    def __init__(self) -> None:
-        self.hard_state: tuple[int, str | None] | None = None
-        self.entries: list[Entry] = []
-        self.queue: deque[Write | LogRead] = deque()
-        self.stalled = False
-
-    def write(self, write: Write, runs: int | None = None) -> None:
-        """Make durable: the hard state, then all runs, or only the first `runs` of them (a torn tail)."""
-        if write.hard_state is not None:
-            self.hard_state = write.hard_state
-        for first, entries in write.runs[:runs]:
-            assert 1 <= first <= len(self.entries) + 1, f"gap on disk: {first} after {len(self.entries)}"
-            assert len({entry.term for entry in entries}) == 1, "one term a run"
-            self.entries[first - 1 :] = entries
-
-    def lose_queue(self, written: int = 0, torn_runs: int = 0) -> None:
-        """The process ends: of the queue the first `written` items reached the disk, and of the next a part."""
-        for position, item in enumerate(self.queue):
-            if isinstance(item, Write) and position <= written:
-                self.write(item, None if position < written else torn_runs)
-            if position == written:
-                break
-        self.queue.clear()
-
-    def log(self, tail: int | None = None) -> RaftLog:
-        """As recovered from disk, the last `tail` entries (at least one; all by default) in memory."""
-        runs: list[tuple[int, int]] = []
-        for index, entry in enumerate(self.entries, 1):
-            if not runs or runs[-1][1] != entry.term:
-                runs.append((index, entry.term))
-        count = len(self.entries)
-        return RaftLog(runs, count, self.entries if tail is None else self.entries[count - min(count, max(1, tail)) :])
-
-
 class Node:
     """One node: `raft` is replaced at a restart, `disk` stays, `applied` is its state machine."""
 
@@ -84,7 +40,9 @@ class Node:
         self.founding = Membership(0, {voter: Address(f"tcp://{voter}:1", f"tcp://{voter}:2") for voter in voters})
         self.disk = ModelDisk()
         self.done: deque[Callable[[], Any]] = deque()  # answers of the log_writer that consensus has not seen yet
-        self.stands: deque[Callable[[], Any]] = deque()  # and of a new applier
+        self.filed: deque[Callable[[], Any]] = deque()  # and of the snapshot_writer
+        self.stands: deque[Callable[[], Any]] = deque()  # and of an applier that is new, or has loaded a snapshot
+        self.must_load = False  # the applier is told to load a snapshot, or begins its life with that
         self.applied: list[Entry] = []
         self.applying: deque[tuple[int, tuple[Entry, ...]]] = deque()
         self.answers: list[tuple[int, Any]] = []  # (read index, context)
@@ -98,23 +56,39 @@ class Node:
     def begin(self, tail: int | None = None) -> None:
         """A new life of consensus, from what is on disk and what the state machine has applied."""
         disk = self.disk
-        members = Membership.decode(disk.entries[0].data) if disk.entries else self.founding
         term, vote = disk.hard_state or (0, None)
-        durable = Durable(term, vote, disk.log(tail), disk.hard_state is None, len(self.applied))
-        self.raft = Raft(self.id, members, durable, SETTINGS, self.rng)
+        applied = None if disk.snapshots else len(self.applied)  # it has to load one first, or to be asked
+        fresh = disk.hard_state is None
+        durable = Durable(term, vote, disk.log(tail), fresh, applied, disk.saved(), disk.configs())
         self.done.clear()
+        self.filed.clear()
         self.stands.clear()
         self.applying.clear()
+        disk.files = deque(item for item in disk.files if isinstance(item, SaveSnapshot))  # the applier's go on
         self.lives += 1
+        self.raft = Raft(self.id, self.founding, durable, SETTINGS, self.rng)
+        if applied is None and not self.must_load:
+            self.stand()
+
+    def stand(self) -> None:
+        """The applier says what it holds. Only the answer to what it was asked last counts."""
+        applied, time_ms = len(self.applied), max((entry.time_ms for entry in self.applied), default=0)
+        self.stands.clear()
+        self.stands.append(lambda raft: raft.on_applier_restarted(applied, time_ms))
 
     def entry(self, index: int) -> Entry:
-        """From memory or, if it was let go of, from disk."""
+        """From memory or, if it was let go of, from disk; from a snapshot up to the log's base."""
         log = self.raft.log
-        return log.slice(index, index)[0] if index >= log.tail_first else self.disk.entries[index - 1]
+        if index >= log.tail_first:
+            return log.slice(index, index)[0]
+        entry = self.disk.holds(index) if index <= log.base_index else self.disk.entries[index - 1]
+        assert entry, f"{self.id}: entry {index} is neither in its log nor in a snapshot"
+        return entry
 
     @property
     def log_terms(self) -> list[int]:
-        return [self.raft.log.term(index) for index in range(1, self.raft.log.last_index + 1)]
+        """From entry 1 on, whether it is in the log or in a snapshot."""
+        return [self.entry(index).term for index in range(1, self.raft.log.last_index + 1)]
 
 
 class Cluster:
@@ -159,11 +133,22 @@ class Cluster:
         if output.write:
             node.disk.queue.append(output.write)
         self.send(node, output.messages)
+        if output.restore:
+            assert not output.apply, f"{node.id}: entries for a state that is about to be replaced"
+            node.applying.clear()
+            node.stands.clear()
+            node.must_load = True
         node.applying.extend(output.apply)
         for read_index, contexts in output.reads_ready:
             node.answers += [(read_index, context) for context in contexts]
         node.refused += output.reads_refused
         node.disk.queue.extend(LogRead(*read) for read in output.log_reads)
+        node.disk.files.extend(StorePiece(*piece) for piece in output.snapshot_pieces)
+        node.disk.files.extend(ReadPiece(*read) for read in output.snapshot_reads)
+        if output.compact:
+            if self.invariants:
+                self.invariants.on_compact(node, output.compact)
+            node.disk.queue.append(CompactLog(output.compact))
         node.notes += output.notes
 
     def send(self, node: Node, messages: Iterable[tuple[str, Any]]) -> None:
@@ -195,18 +180,57 @@ class Cluster:
                 self.send(node, item.replies)
                 sequence = item.sequence
                 continue
+            if isinstance(item, CompactLog):
+                node.disk.compact(item.through)
+                continue
             if sequence:
                 node.done.append(lambda raft, done=sequence: raft.on_appended(done))
                 sequence = 0
-            entries = node.disk.entries[item.first - 1 : item.first + 2]  # a few at a time, of any terms
+            entries = node.disk.read(item.first)
             node.done.append(lambda raft, i=item, found=entries: raft.on_log_read(i.reader, i.first, found))
         if sequence:
             node.done.append(lambda raft: raft.on_appended(sequence))
 
+    def take_snapshot(self, node: Node) -> None:
+        """The applier takes one of what it has applied; when it is durable is the snapshot_writer's affair."""
+        node.disk.files.append(SaveSnapshot(Snapshot.of(node.applied)))
+
+    def store(self, node: Node, count: int | None = None) -> None:
+        """The snapshot_writer does the first `count` things that it was asked for (all by default)."""
+        disk = node.disk
+        for _ in range(len(disk.files) if count is None else count):
+            item = disk.files.popleft()
+            if isinstance(item, ReadPiece):
+                index, data, size = disk.read_piece(item.index, item.offset)
+                read = (item.peer, index, item.offset, data, size)
+                node.filed.append(lambda raft, read=read: raft.on_snapshot_read(*read))
+                continue
+            if isinstance(item, StorePiece):
+                held = disk.store(item.piece)
+                if held is not None:
+                    written = (item.leader, item.piece.last_included_index, held)
+                    node.filed.append(lambda raft, written=written: raft.on_snapshot_written(*written))
+                    continue
+            else:
+                disk.save(item.snapshot)
+            if self.invariants:
+                self.invariants.on_saved(node)
+            self.say_saved(node)
+
+    def load(self, node: Node) -> None:
+        """The applier loads the newest snapshot, if it goes further than its state."""
+        node.must_load = False
+        node.applying.clear()
+        newest = node.disk.snapshots[-1:]
+        if newest and newest[0].index > len(node.applied):
+            node.applied = list(newest[0].state)
+        node.stand()
+
     def notify(self, node: Node) -> None:
-        """Consensus takes in what the log_writer and the applier have to say."""
-        events = [*node.done, *node.stands]
+        """Consensus takes in what the log_writer, the snapshot_writer and the applier have to say."""
+        events = [*node.done, *node.filed, *node.stands]
         node.done.clear()
+        node.filed.clear()
         node.stands.clear()
         if events:
             self.input(node, *events)
@@ -220,17 +244,37 @@ class Cluster:
         last = first + len(entries) - 1
         self.input(node, lambda raft: raft.on_applied(last))
 
-    def stop(self, node: Node, written: int = 0, torn_runs: int = 0) -> None:
+    def stop(self, node: Node, written: int = 0, torn_parts: int = 0, filed: int = 0) -> None:
         """The process ends (SIGKILL, power cut): what is not durable is lost, the state machine too."""
         node.running = False
-        node.disk.lose_queue(written, torn_runs)
+        node.disk.lose_files(filed)
+        node.disk.lose_queue(written, torn_parts)
         node.done.clear()
+        node.filed.clear()
         node.stands.clear()
         node.applying.clear()
         node.applied = []
 
     def start(self, node: Node, tail: int | None = None) -> None:
+        """The applier loads its snapshot when the test lets it (`load`)."""
         node.running = True
+        node.must_load = bool(node.disk.snapshots)
+        try:
+            node.begin(tail)
+        except NodeMustStop as error:
+            node.stop_reason = str(error)
+            self.stop(node)
+        self.tick(node)
+
+    def restart_consensus(self, node: Node, written: int = 0, torn_parts: int = 0, tail: int | None = None) -> None:
+        """It alone begins a new life. What the log_writer has not written yet is discarded; the snapshot_writer has
+        done what it was asked for before it answers."""
+        node.disk.lose_queue(written, torn_parts)
+        for item in node.disk.files:
+            if isinstance(item, StorePiece):
+                node.disk.store(item.piece)
+        if self.invariants:
+            self.invariants.on_saved(node)
         node.begin(tail)
         self.tick(node)
 
@@ -238,20 +282,33 @@ class Cluster:
         self.stop(self.nodes[name])
         self.start(self.nodes[name])
 
-    def restart_log_writer(self, node: Node, written: int = 0, torn_runs: int = 0) -> None:
+    def restart_log_writer(self, node: Node, written: int = 0, torn_parts: int = 0) -> None:
         """Consensus knows at once that it is gone; what is on disk it hears by `notify`."""
-        node.disk.lose_queue(written, torn_runs)
+        node.disk.lose_queue(written, torn_parts)
         node.done.clear()
         found = node.disk.log()
         self.input(node, lambda raft: raft.on_log_writer_lost())
         node.done.append(lambda raft: raft.on_log_writer_restarted(found))
 
     def restart_applier(self, node: Node) -> None:
-        """The state is gone. Consensus hears by `notify` that the new life holds none."""
+        """The state is gone, but for a snapshot. Consensus hears by `notify` what the new life holds."""
         node.applying.clear()
+        node.stands.clear()
         node.applied = []
         self.input(node, lambda raft: raft.on_applier_lost())
-        node.stands.append(lambda raft: raft.on_applier_restarted(0))
+        self.load(node)
+
+    def restart_snapshot_writer(self, node: Node, filed: int = 0) -> None:
+        """What it was asked for is lost, the unfinished snapshot too; consensus hears by `notify` what it has."""
+        node.disk.lose_files(filed)
+        if self.invariants:
+            self.invariants.on_saved(node)
+        self.say_saved(node)
+
+    def say_saved(self, node: Node) -> None:
+        """The snapshot_writer says which is the newest."""
+        saved = node.disk.saved()
+        node.filed.append(lambda raft: raft.on_snapshot_saved(saved))
 
     def tick(self, *nodes: Node) -> None:
         for node in nodes or self.nodes.values():
@@ -266,7 +323,11 @@ class Cluster:
             for node in self.nodes.values():
                 if node.running and node.disk.queue and not node.disk.stalled:
                     self.complete(node)
-                busy = busy or bool(node.done or node.stands)
+                if node.running and node.disk.files and not node.disk.stalled:
+                    self.store(node)
+                if node.running and node.must_load:
+                    self.load(node)
+                busy = busy or bool(node.done or node.filed or node.stands)
                 self.notify(node)
                 while node.running and node.applying:
                     self.apply(node)
@@ -323,6 +384,16 @@ class Cluster:
 
     def read(self, node: Node, context: Any) -> bool:
         return self.input(node, lambda raft: raft.read([context]))
+
+    def reconfigure(self, node: Node, voters: Mapping[str, Address]) -> None:
+        """The leader appends a CONFIG entry."""
+
+        def append(raft: Raft) -> None:
+            members = raft.membership._replace(voters=voters)
+            index = raft.append_as_leader(EntryKind.CONFIG, [members.encode()])
+            raft.configs.append((index, members))
+
+        self.input(node, append)
 
     def write_log(self, name: str, terms: Iterable[int], term: int, voted_for: str | None = None) -> None:
         """Give a node this history, as the paper's figures do: one letter a term, entry 1 founds the cluster."""

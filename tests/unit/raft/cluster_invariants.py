@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from zraft.messages import AppendReply, Entry, RequestVote, VoteReply
-from zraft.raft import Role
+from zraft.messages import AppendReply, Entry, EntryKind, RequestVote, VoteReply
+from zraft.raft import Membership, Role
 
 if TYPE_CHECKING:
     from cluster_harness import Node, Packet
@@ -25,6 +25,7 @@ class Invariants:
         self.committed_in: list[int] = []  # the term in which each was first known as committed
         self.wiped: str | None = None  # a node that lost its disk; what it held before counts as held
         self._log_seen: dict[str, tuple[int, int, int]] = {}
+        self._configs_seen: dict[str, Any] = {}
         self._commit_seen: dict[str, tuple[int, int]] = {}
 
     def after_step(self, node: Node) -> None:
@@ -35,7 +36,11 @@ class Invariants:
         assert durable < unsent <= log.last_index + 1, f"{node.id}: {durable} < {unsent} <= {log.last_index} + 1"
         assert raft.applied_index <= raft.applying_index, (raft.applied_index, raft.applying_index)
         assert raft.applying_index <= max(min(raft.commit_index, log.durable_index), len(node.applied))
+        assert log.base_index <= raft.snapshot.index <= raft.commit_index, (log.base_index, raft.snapshot, raft)
+        assert raft.snapshot == node.disk.saved() or raft.snapshot.index < node.disk.saved().index or not node.running
+        assert node.disk.base[0] <= node.disk.saved().index, f"{node.id}: its log begins after its newest snapshot"
         self.log_matching(node)
+        self.members(node)
         if raft.role is Role.LEADER:
             self.election_safety(node)
         self.state_machine_safety(node)
@@ -62,8 +67,11 @@ class Invariants:
         if self._log_seen.get(node.id) == seen:
             return
         self._log_seen[node.id] = seen
-        before, time_ms = 0, 0
-        for index in range(1, log.last_index + 1):
+        before, time_ms = log.term(log.base_index), 0
+        if log.base_index:
+            held = node.disk.holds(log.base_index)
+            assert held and held.term == before, f"{node.id}: begins after {log.base_index}/{before}, has {held}"
+        for index in range(log.base_index + 1, log.last_index + 1):
             entry = node.entry(index)
             assert entry.term == log.term(index), f"{node.id}: entry {index} has term {entry.term}, not as the runs say"
             assert entry.term >= before, f"{node.id}: terms go back at {index}"
@@ -91,11 +99,42 @@ class Invariants:
                     self.leader_completeness(later, index, entry)
         self._commit_seen[node.id] = (node.lives, max(checked, commit))
 
+    def members(self, node: Node) -> None:
+        """In force is the latest configuration, in the log or behind it (traps 3 and 4)."""
+        log, configs = node.raft.log, node.raft.configs
+        if self._configs_seen.get(node.id) == (self._log_seen[node.id], configs):
+            return
+        self._configs_seen[node.id] = (self._log_seen[node.id], list(configs))
+        found = [(0, node.founding)]
+        for index in range(1, log.last_index + 1):
+            entry = node.entry(index)
+            if entry.kind == EntryKind.CONFIG:
+                found.append((index, Membership.decode(entry.data)))
+        known = dict(found)
+        first = configs[0]
+        behind = [members for index, members in found if index <= first[0]][-1]
+        assert first[1] == behind, f"{node.id}: at {first[0]} the members are {behind}, not {first[1]}"
+        in_log = [(index, members) for index, members in found if index > max(first[0], log.base_index)]
+        assert configs[len(configs) - len(in_log) :] == in_log, f"{node.id}: {configs}, in the log: {in_log}"
+        assert all(known.get(index) == members for index, members in configs[1:]), f"{node.id}: {configs}, not {found}"
+        assert node.raft.membership == found[-1][1], f"{node.id}: members {node.raft.membership}, not {found[-1]}"
+
+    def on_saved(self, node: Node) -> None:
+        """A snapshot covers nothing but what is committed, and all of it up to its index (trap 25)."""
+        for snapshot in node.disk.snapshots[-1:]:
+            assert snapshot.index <= len(self.committed), f"{node.id}: a snapshot of what is not committed: {snapshot}"
+            assert list(snapshot.state) == self.committed[: snapshot.index], f"{node.id}: a snapshot of something else"
+
+    def on_compact(self, node: Node, through: int) -> None:
+        """Compacted <= older snapshot <= snapshot, compacted <= applied (trap 25)."""
+        indices = [snapshot.index for snapshot in node.disk.snapshots]
+        assert len(indices) == 2 and through <= indices[0], f"{node.id}: compacts to {through}, snapshots {indices}"
+        assert through <= len(node.applied), f"{node.id}: compacts to {through}, applied {len(node.applied)}"
+
     def durable_on_majority(self, index: int, entry: Entry) -> None:
         holders = []
         for other in self.nodes.values():
-            entries = other.disk.entries
-            if other.id == self.wiped or len(entries) >= index and entries[index - 1] == entry:
+            if other.id == self.wiped or other.disk.holds(index) == entry:
                 holders.append(other.id)
         assert 2 * len(holders) > len(self.nodes), f"entry {index} committed, durable only on {holders}"
 
@@ -104,12 +143,16 @@ class Invariants:
         assert first == len(node.applied) + 1, f"{node.id} applies {first} after {len(node.applied)}"
         last = first + len(entries) - 1
         assert list(entries) == self.committed[first - 1 : last], f"{node.id} applies what is not committed: {first}.."
-        assert list(entries) == node.disk.entries[first - 1 : last], f"{node.id} applies what is not durable: {first}.."
+        held = [node.disk.holds(index) for index in range(first, last + 1)]
+        assert list(entries) == held, f"{node.id} applies what is not durable: {first}.."
+        assert node.applied == self.committed[: first - 1], f"{node.id}'s state is not what was committed"
 
     def on_send(self, packet: Packet) -> None:
         """Trap 7: no term, no vote, no acknowledgement leaves a node before it is durable there."""
         message: Any = packet.message
         disk = self.nodes[packet.sender].disk
+        raft = self.nodes[packet.sender].raft
+        log = raft.log
         term, voted_for = disk.hard_state or (0, None)
         if type(message) in (RequestVote, VoteReply) and message.pre_vote:
             if not getattr(message, "granted", True):
@@ -122,8 +165,11 @@ class Invariants:
         elif type(message) is VoteReply and message.granted:
             vote = packet.receiver
         elif type(message) is AppendReply and message.success:
-            held = len(disk.entries)
-            assert held >= message.at_index or term > message.term, f"{packet}: {held} on disk"
+            held = disk.holds(message.at_index) if message.at_index else None
+            if term == message.term and message.at_index:
+                assert held, f"{packet}: on disk up to {len(disk.entries)}"
+                known = raft.current_term == term and log.base_index <= message.at_index <= log.last_index
+                assert not known or held.term == log.term(message.at_index), f"{packet}: on disk {held}"
         if vote:
             assert term > message.term or voted_for == vote, f"{packet}: {voted_for} on disk"
             known = self.votes.setdefault((packet.sender, message.term), vote)

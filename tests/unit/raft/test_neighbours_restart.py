@@ -29,7 +29,7 @@ def test_what_was_read_for_a_dead_applier_is_not_handed_to_its_successor() -> No
     assert raft.take_output().apply == []
     raft.on_log_read("", 1, ENTRIES[:7])
     assert raft.take_output().apply == [], "before it has said where it stands"
-    raft.on_applier_restarted(0)
+    raft.on_applier_restarted(0, 0)
     assert raft.take_output().log_reads == [("", 1)]
     raft.on_log_read("", 1, ENTRIES[:7])
     assert [(first, len(run)) for first, run in raft.take_output().apply] == [(1, 7), (8, 3)]

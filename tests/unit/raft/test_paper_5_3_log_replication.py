@@ -236,7 +236,7 @@ def test_what_was_read_from_disk_is_applied_only_as_far_as_it_is_committed(monke
     assert node.raft.log.tail_first == 4 and len(node.applied) == 3
     committed = node.disk.entries[1:]
     node.applied = node.applied[:1]
-    cluster.input(node, lambda raft: raft.on_applier_restarted(1))
+    cluster.input(node, lambda raft: raft.on_applier_restarted(1, 0))
     cluster.input(node, lambda raft: raft.on_log_read("", 2, [*committed, *entries[2:]]))
     assert [(first, list(run)) for first, run in node.applying] == [(2, committed)]
 

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zraft.raft.progress import MAX_INFLIGHT_MESSAGES, Progress, ProgressState
+from zraft.raft.progress import (
+    MAX_INFLIGHT_MESSAGES,
+    SNAPSHOT_PIECE_BYTES,
+    SNAPSHOT_WINDOW_BYTES,
+    Progress,
+    ProgressState,
+)
 
 
 def replicating(match: int = 5, last: int = 5) -> Progress:
@@ -120,11 +126,113 @@ def test_a_probe_is_sent_again_ever_less_often_from_where_it_was() -> None:
     assert progress.retries == 0
 
 
+# --- state SNAPSHOT
+
+
+def sending(pieces: int = 20, match: int = 3) -> Progress:
+    """A snapshot of 50, of so many pieces; the window is of eight."""
+    progress = replicating(match)
+    progress.begin_snapshot(50, 2, pieces * SNAPSHOT_PIECE_BYTES - 1, 0)
+    return progress
+
+
+def pieces(progress: Progress) -> list[int]:
+    """Those that may go now, by number."""
+    found = []
+    while (offset := progress.next_piece()) is not None:
+        found.append(offset // SNAPSHOT_PIECE_BYTES)
+    return found
+
+
+def test_while_a_snapshot_is_sent_no_entries_are() -> None:
+    progress = sending()
+    assert progress.state is ProgressState.SNAPSHOT and not progress.may_send()
+    assert not progress.rejected(3, 1) and progress.state is ProgressState.SNAPSHOT
+    progress.matched(10, 0)
+    assert (progress.match_index, progress.state) == (10, ProgressState.SNAPSHOT), "late news of entries"
+
+
+def test_pieces_go_as_the_window_allows() -> None:
+    progress = sending(10)
+    assert pieces(progress) == list(range(8)) and pieces(progress) == []
+    progress.snapshot_taken(SNAPSHOT_PIECE_BYTES, 1)
+    assert pieces(progress) == [8]
+    progress.snapshot_taken(SNAPSHOT_PIECE_BYTES, 1)
+    assert pieces(progress) == [], "the same news"
+    progress.snapshot_taken(3 * SNAPSHOT_PIECE_BYTES, 1)
+    assert pieces(progress) == [9], "there are no more"
+    assert progress.match_index == 3
+
+
+def test_a_transfer_that_is_resumed_skips_what_the_follower_has() -> None:
+    progress = sending(20)
+    assert pieces(progress) == list(range(8))
+    progress.snapshot_taken(12 * SNAPSHOT_PIECE_BYTES, 1)
+    assert pieces(progress) == list(range(12, 20))
+
+
+def test_a_follower_that_lost_it_gets_it_from_the_beginning_but_only_once() -> None:
+    progress = sending(20)
+    pieces(progress)
+    progress.snapshot_taken(0, 1)
+    assert pieces(progress) == [], "the first piece was lost: that is a matter of time"
+    progress.snapshot_taken(2 * SNAPSHOT_PIECE_BYTES, 1)
+    assert pieces(progress) == [8, 9]
+    progress.snapshot_taken(0, 1)
+    assert pieces(progress) == list(range(8))
+    progress.snapshot_taken(0, 1)
+    assert pieces(progress) == []
+
+
+def test_a_snapshot_that_is_not_heard_of_goes_again_from_what_is_there() -> None:
+    progress = sending(20)
+    pieces(progress)
+    progress.snapshot_taken(2 * SNAPSHOT_PIECE_BYTES, 100)
+    assert pieces(progress) == [8, 9]
+    progress.retry_if_overdue(249, 50)
+    assert pieces(progress) == []
+    progress.retry_if_overdue(250, 50)
+    assert pieces(progress) == list(range(2, 10))
+    progress.retry_if_overdue(549, 50)
+    assert pieces(progress) == []
+    progress.retry_if_overdue(550, 50)
+    assert pieces(progress) == list(range(2, 10)), "ever less often"
+
+
+def test_of_a_snapshot_that_is_all_there_the_last_piece_goes_again_until_its_being_saved_is_heard() -> None:
+    progress = sending(3)
+    pieces(progress)
+    progress.snapshot_taken(progress.snapshot_size, 0)
+    assert pieces(progress) == []
+    progress.retry_if_overdue(150, 50)
+    assert [*pieces(progress)] == [1], "its last piece's bytes, wherever they begin"
+    progress.matched(49, 200)
+    assert progress.state is ProgressState.SNAPSHOT
+    progress.matched(50, 200)
+    assert (progress.state, progress.match_index, progress.next_index) == (ProgressState.REPLICATE, 50, 51)
+    assert progress.may_send() and pieces(progress) == []
+
+
+def test_a_newer_snapshot_begins_from_its_first_piece_and_with_new_patience() -> None:
+    progress = sending(20)
+    pieces(progress)
+    progress.retry_if_overdue(150, 50)
+    progress.begin_snapshot(70, 2, 2 * SNAPSHOT_PIECE_BYTES, 400)
+    assert pieces(progress) == [0, 1]
+    progress.retry_if_overdue(549, 50)
+    assert pieces(progress) == []
+    progress.retry_if_overdue(550, 50)
+    assert pieces(progress) == [0, 1]
+
+
 INPUTS = st.one_of(
     st.tuples(st.just("sent"), st.integers(0, 5)),
     st.tuples(st.just("matched"), st.integers(0, 30)),
     st.tuples(st.just("rejected"), st.integers(0, 30), st.integers(0, 40)),
     st.tuples(st.just("probe")),
+    st.tuples(st.just("snapshot"), st.integers(1, 40), st.integers(1, 4_000_000)),
+    st.tuples(st.just("taken"), st.integers(0, 4_000_000)),
+    st.tuples(st.just("overdue")),
 )
 
 
@@ -140,7 +248,32 @@ def test_match_never_goes_back_and_stays_below_next(inputs: list[tuple]) -> None
             progress.matched(arguments[0], 0)
         elif name == "rejected":
             progress.rejected(*arguments)
-        elif name == "probe":
+        elif name == "probe" and progress.state is not ProgressState.SNAPSHOT:
             progress.probe()
+        elif name == "snapshot":
+            progress.begin_snapshot(progress.match_index + arguments[0], 1, arguments[1], 0)
+        elif name == "taken" and progress.state is ProgressState.SNAPSHOT:
+            progress.snapshot_taken(arguments[0], 0)
+        elif name == "overdue":
+            progress.retry_if_overdue(99_999, 50)
+        if progress.state is ProgressState.SNAPSHOT:
+            offset = progress.next_piece()
+            assert 0 <= progress.snapshot_acked <= progress.snapshot_size >= progress.snapshot_next
+            assert offset is None or offset < progress.snapshot_acked + SNAPSHOT_WINDOW_BYTES
+            assert progress.match_index < progress.snapshot_index
         assert before <= progress.match_index < progress.next_index
         before = progress.match_index
+
+
+def test_a_lost_last_piece_of_a_snapshot_is_sent_again_from_where_the_follower_stands() -> None:
+    """It is shorter than the others: beginning a whole piece before the end would begin where nobody waits for it."""
+    size = 3 * SNAPSHOT_PIECE_BYTES + 7
+    progress = Progress(7, now_ms=0)
+    progress.begin_snapshot(9, 1, size, 0)
+    assert [progress.next_piece() for _ in range(5)] == [*range(0, size, SNAPSHOT_PIECE_BYTES), None]
+    progress.snapshot_taken(3 * SNAPSHOT_PIECE_BYTES, 10)
+    progress.retry_if_overdue(1_000, 50)
+    assert [progress.next_piece(), progress.next_piece()] == [3 * SNAPSHOT_PIECE_BYTES, None]
+    progress.snapshot_taken(size, 1_010)
+    progress.retry_if_overdue(2_000, 50)
+    assert progress.next_piece() == size - SNAPSHOT_PIECE_BYTES, "and if all is there, its end, to hear that it is"

@@ -1,5 +1,6 @@
 """Everything that can go wrong at once, by dice: messages lost, doubled, reordered and late, nodes and actors killed
-with what was not durable, partitions, slow and full disks, pauses. The invariants are checked at every step; then the
+with what was not durable, partitions, slow and full disks, pauses; snapshots taken, saved late, sent in pieces and
+restored, logs compacted, members that change. The invariants are checked at every step; then the
 faults end, and the cluster must elect a leader and commit."""
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from random import Random
 
 import pytest
 from cluster_harness import Cluster, ModelDisk, Node, Packet
+from model_disk import StorePiece
 
 from zraft.messages import TimeoutNow
-from zraft.raft import Role
+from zraft.raft import Address, Role
 
 STEPS = 600
 
@@ -28,6 +30,10 @@ class Faults:
         self.answered = self.proposed = 0
         self.reordering = rng.choice([[1], [1, 1, 1, 4], [1, 4, 100]])
         self.step_ms = rng.choice([[1, 5], [1, 5, 10], [5, 10, 40], [10, 10, 10, 70]])
+        self.configured = 0
+        for node in self.nodes:
+            node.disk.segment = rng.choice([1, 1, 3])
+        snapshots = rng.choice([0, 1, 1, 4])
         weights = {
             self.deliver: 40,
             self.pass_time: 30,
@@ -49,6 +55,12 @@ class Faults:
             self.transfer: rng.choice([0, 0.3]),
             self.coup: rng.choice([0, 1, 3]),
             self.wipe: 1 if wiping else 0,
+            self.take_snapshot: 3 * snapshots,
+            self.store: 25 if snapshots else 0,
+            self.load: 15 if snapshots else 0,
+            self.leave_behind: rng.choice([0, 2, 4]) if snapshots else 0,
+            self.disturb_installing: rng.choice([0, 30]) if snapshots else 0,
+            self.change_members: rng.choice([0, 0.5, 2]),
         }
         self.actions, self.weights = list(weights), list(weights.values())
 
@@ -150,26 +162,119 @@ class Faults:
         dead = [node for node in self.nodes if not node.running]
         node = self.rng.choice(3 * dead + self.nodes + self.cluster.leaders())
         if node.running:
-            self.cluster.stop(node, *self.reached_disk(node))
+            self.cluster.stop(node, *self.reached_disk(node), self.reached_files(node))
         else:
             self.cluster.start(node, self.rng.choice([1, 3, None]))
 
-    def kill_actor(self) -> None:
-        node = self.one()
+    def kill_actor(self, node: Node | None = None) -> None:
+        node = node or self.one()
         if node is None:
             return
-        actor = self.rng.choice(["consensus", "log_writer", "applier"])
+        actor = self.rng.choice(["consensus", "log_writer", "applier", "snapshot_writer"])
         if actor == "consensus":
-            node.disk.lose_queue(*self.reached_disk(node))
-            node.begin(self.rng.choice([1, 3, None]))
-            self.cluster.tick(node)
+            self.cluster.restart_consensus(node, *self.reached_disk(node), self.rng.choice([1, 3, None]))
         elif actor == "log_writer":
             self.cluster.restart_log_writer(node, *self.reached_disk(node))
+        elif actor == "snapshot_writer":
+            self.cluster.restart_snapshot_writer(node, self.reached_files(node))
         else:
             self.cluster.restart_applier(node)
 
     def reached_disk(self, node: Node) -> tuple[int, int]:
-        return self.rng.randint(0, len(node.disk.queue)), self.rng.randint(0, 2)
+        return self.rng.randint(0, len(node.disk.queue)), self.rng.randint(0, 3)
+
+    def reached_files(self, node: Node) -> int:
+        return self.rng.randint(0, len(node.disk.files))
+
+    def take_snapshot(self) -> None:
+        for node in self.some():
+            if node.applied and not node.must_load:
+                self.cluster.take_snapshot(node)
+
+    def store(self) -> None:
+        for node in self.some():
+            if node.disk.files and not node.disk.stalled:
+                self.cluster.store(node, self.rng.randint(1, len(node.disk.files)))
+
+    def load(self) -> None:
+        for node in self.some():
+            if node.must_load:
+                self.cluster.load(node)
+
+    def leave_behind(self) -> None:
+        """A node is away while the others go on, take snapshots and compact: it will need one."""
+        cluster = self.cluster
+        if self.paused or len(self.nodes) < 3 or not cluster.leaders():
+            return
+        node = self.rng.choice(self.nodes + cluster.leaders())
+        cluster.isolate(node.id)
+        if node in cluster.leaders():  # it goes on without them: their logs will conflict
+            cluster.propose(node, *[b"%d alone" % number for number in range(self.rng.choice([0, 3, 12]))])
+            if self.rng.random() < 0.5:
+                cluster.complete(node)
+        cluster.run(self.rng.choice([50, 400, 800]))
+        for number in range(3):
+            for leader in cluster.leaders():
+                cluster.propose(leader, b"%d without one" % number)
+            cluster.run(self.rng.choice([20, 150]))
+            for other in self.nodes:
+                if other is not node and other.running and other.applied and not other.must_load:
+                    cluster.take_snapshot(other)
+        cluster.run(50)
+        if self.rng.random() < 0.7:
+            cluster.heal()
+            self.run_until_installing()
+
+    def run_until_installing(self) -> None:
+        """Until a node is given a snapshot, if one is; there what happens next is the dice's affair."""
+        cluster = self.cluster
+        last = self.rng.random() < 0.6
+        for _ in range(60):
+            cluster.now_ms += 10
+            cluster.tick()
+            for _ in range(6):
+                for packet in list(cluster.network):
+                    cluster.deliver(packet)
+                if self.installing(last):
+                    if self.rng.random() < 0.6:
+                        self.disturb_installing()
+                    return
+                for node in self.awake():
+                    if not node.disk.stalled:
+                        cluster.complete(node)
+                        cluster.store(node)
+                    cluster.notify(node)
+                    while node.running and node.applying:
+                        cluster.apply(node)
+
+    def installing(self, last: bool = False) -> list[Node]:
+        """last: the last piece only."""
+        pieces = {n.id: [i.piece for i in n.disk.files if type(i) is StorePiece] for n in self.awake()}
+        if last:
+            pieces = {name: [p for p in found if p.offset + len(p.data) == p.size] for name, found in pieces.items()}
+        return [node for node in self.awake() if node.must_load or pieces[node.id]]
+
+    def disturb_installing(self) -> None:
+        """Something dies while a snapshot is on its way into a node, or is in it and was not told."""
+        for node in self.installing():
+            if self.rng.random() < 0.5 and not node.must_load:
+                self.cluster.store(node, self.rng.randint(1, len(node.disk.files)))
+                if self.rng.random() < 0.5:
+                    self.cluster.notify(node)
+            if self.rng.random() < 0.3:
+                self.cluster.stop(node, *self.reached_disk(node), self.reached_files(node))
+                self.cluster.start(node, self.rng.choice([1, None]))
+            else:
+                self.kill_actor(node)
+
+    def change_members(self) -> None:
+        """The same voters, at other addresses: for who is in force at which node, that is a change like any other."""
+        for node in self.cluster.leaders():
+            if node.id not in self.paused and self.configured < 12:
+                self.configured += 1
+                voters = node.raft.membership.voters
+                moved = {name: Address(at.client, f"{at.peer}{self.configured}") for name, at in voters.items()}
+                self.cluster.reconfigure(node, moved)
 
     def partition(self) -> None:
         names = [node.id for node in self.nodes]
@@ -291,9 +396,12 @@ def play(seed: int, wiping: bool = False) -> Faults:
 
 @pytest.fixture(autouse=True)
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let lagging peers and appliers be fed from disk, and messages be split."""
+    """Let lagging peers and appliers be fed from disk, and messages and snapshots be split."""
     monkeypatch.setattr("zraft.raft.replication.KEEP_TAIL_BYTES", 600)
     monkeypatch.setattr("zraft.raft.log.MAX_RUN_BYTES", 350)
+    monkeypatch.setattr("zraft.raft.progress.SNAPSHOT_PIECE_BYTES", 700)
+    monkeypatch.setattr("zraft.raft.progress.SNAPSHOT_WINDOW_BYTES", 2_100)
+    monkeypatch.setattr("zraft.raft.snapshots.MAX_HELD_ENTRIES", 20)
 
 
 def play_all(seeds: range, wiping: bool = False) -> None:

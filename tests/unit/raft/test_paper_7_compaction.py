@@ -1,0 +1,74 @@
+"""Paper, section 7: how much of the log a snapshot lets go of, and a node that begins with one."""
+
+from __future__ import annotations
+
+import pytest
+from cluster_harness import SETTINGS, Cluster
+from snapshot_cases import follower, grow, left_behind
+
+from zraft.errors import NodeMustStop
+from zraft.messages import AppendEntries
+
+
+def test_compaction_keeps_what_is_behind_the_older_snapshot() -> None:
+    cluster = Cluster(1)
+    cluster.elect("n1")
+    node = cluster["n1"]
+    cluster.run(50)
+    seen = []
+    for _ in range(3):
+        grow(cluster, "n1")
+        seen.append((node.raft.snapshot.index, node.raft.log.base_index, node.disk.base[0]))
+    assert seen == [(4, 0, 0), (7, 4, 4), (10, 7, 7)]
+
+
+def test_compaction_keeps_some_entries_for_followers_that_lag() -> None:
+    cluster = Cluster(1)
+    cluster.elect("n1")
+    node = cluster["n1"]
+    node.raft.settings = SETTINGS._replace(snapshot_keep=8)
+    for expected in (0, 0, 2, 5):
+        grow(cluster, "n1")
+        assert node.raft.log.base_index == expected == node.raft.snapshot.index - 8 or not expected
+
+
+@pytest.mark.parametrize(("held", "base"), [(100, 1), (5, 8), (0, 10)])
+def test_compaction_holds_back_for_a_follower_that_answers_but_not_for_ever(
+    held: int, base: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zraft.raft.snapshots.MAX_HELD_ENTRIES", held)
+    cluster = Cluster(3)
+    cluster.elect("n1")
+    cluster.run(200)
+    cluster.drop = lambda packet: packet.receiver == "n3" and type(packet.message) is AppendEntries
+    for _ in range(4):
+        grow(cluster, "n1")
+        cluster.run(100)
+    assert cluster["n1"].raft.snapshot.index == 13 and cluster["n1"].raft.log.base_index == base
+
+
+def test_a_node_whose_log_begins_after_its_newest_whole_snapshot_stops_in_words() -> None:
+    cluster = left_behind()
+    node = cluster["n1"]
+    cluster.stop(node)
+    node.disk.snapshots = [node.disk.snapshots[0]._replace(index=3)]
+    cluster.start(node)
+    assert not node.running
+    assert "the log begins after entry 4, but the newest whole snapshot reaches only to 3" in node.stop_reason
+    assert "Bring the missing snapshot file back; or remove this node" in node.stop_reason
+
+
+def test_an_older_snapshot_is_enough_when_the_newer_one_is_damaged() -> None:
+    cluster = left_behind()
+    node = cluster["n2"]
+    cluster.stop(node)
+    del node.disk.snapshots[-1]
+    cluster.start(node)
+    cluster.run(300)
+    assert node.applied == cluster["n1"].applied and node.raft.snapshot.index == 4
+
+
+def test_durable_entries_that_the_applier_had_and_the_log_has_not_stop_the_node() -> None:
+    cluster, node = follower([1, 1, 2])
+    with pytest.raises(NodeMustStop, match="4 entries were applied, those up to 3 are there"):
+        node.raft.on_applier_restarted(4, 0)
