@@ -24,6 +24,7 @@ from zraft.errors import ConfigError
 DEFAULT_THREADS: tuple[tuple[str, ...], ...] = (
     ("frontend", "transport", "consensus", "election_timer"),
     ("log_writer",),
+    ("snapshot_writer",),
     ("applier",),
     ("json_gateway",),
 )
@@ -35,6 +36,7 @@ ACTORS: tuple[str, ...] = tuple(actor for group in DEFAULT_THREADS for actor in 
 _REQUIRED = ("node", "data_dir", "cluster")
 _OPTIONAL = ("join", "insecure", "json", "bind", "election_timeout_ms", "heartbeat_ms", "snapshot", "chaos", "threads")
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_EXPECTED_NODE_ID = "a node id (1 to 64 letters, digits, `_`, `-`, `.`, the first a letter or digit)"
 _ADDRESS = re.compile(r"tcp://(?P<host>\*|[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?):(?P<port>[0-9]{1,5})")
 
 _Key = tuple[str, ...]
@@ -74,6 +76,8 @@ class Config:
     """Time between a leader's heartbeats."""
     snapshot_entries: int
     """Take a snapshot after so many applied entries."""
+    snapshot_bytes: int
+    """Or after so many bytes of them."""
     snapshot_keep: int
     """Keep so many entries behind a snapshot for followers that lag."""
     chaos: bool
@@ -82,6 +86,21 @@ class Config:
     """Which actors share a thread."""
     source: Path
     """The file that this was read from, absolute."""
+
+
+def parse_address(text: str) -> str:
+    """`text` if it is an address that others can reach, like tcp://127.0.0.1:7101. Raises ValueError in words."""
+    match = _ADDRESS.fullmatch(text)
+    if match is None or not 1 <= int(match["port"]) <= 65535 or match["host"] == "*":
+        raise ValueError(f"expected an address like tcp://127.0.0.1:7101, got {_shown(text)}")
+    return text
+
+
+def parse_node_id(text: str) -> str:
+    """`text` if it is a node's id. Raises ValueError in words."""
+    if not _NODE_ID.fullmatch(text):
+        raise ValueError(f"expected {_EXPECTED_NODE_ID}, got {_shown(text)}")
+    return text
 
 
 def load_config(path: str | os.PathLike[str]) -> Config:
@@ -113,7 +132,7 @@ class _Reader:
         json = self._address(("json",), self._values["json"], listen=True) if "json" in self._values else None
         self._check_listeners(bind, json, cluster)
         heartbeat_ms = self._integer(("heartbeat_ms",), self._values.get("heartbeat_ms", 50), least=1)
-        entries, keep = self._snapshot()
+        entries, size, keep = self._snapshot()
         return Config(
             node=node,
             data_dir=self._data_dir(),
@@ -126,6 +145,7 @@ class _Reader:
             election_timeout_ms=self._election_timeout_ms(heartbeat_ms),
             heartbeat_ms=heartbeat_ms,
             snapshot_entries=entries,
+            snapshot_bytes=size,
             snapshot_keep=keep,
             chaos=self._flag("chaos"),
             threads=self._threads(),
@@ -217,11 +237,10 @@ class _Reader:
         return value
 
     def _node_id(self, key: _Key, value: object) -> str:
-        expected = "a node id (1 to 64 letters, digits, `_`, `-`, `.`, the first a letter or digit)"
-        node = self._text(key, value, expected)
-        if not _NODE_ID.fullmatch(node):
-            self._refuse(key, f"expected {expected}, got {_shown(value)}")
-        return node
+        try:
+            return parse_node_id(self._text(key, value, _EXPECTED_NODE_ID))
+        except ValueError as error:
+            self._refuse(key, str(error))
 
     def _address(self, key: _Key, value: object, *, listen: bool) -> str:
         """A ``tcp://host:port``; only where a socket listens may the host be ``*``."""
@@ -311,12 +330,13 @@ class _Reader:
             self._refuse(key, f"expected at least twice heartbeat_ms (2 * {heartbeat_ms}), got {_shown(value)}")
         return least, most
 
-    def _snapshot(self) -> tuple[int, int]:
+    def _snapshot(self) -> tuple[int, int, int]:
         given = self._mapping(("snapshot",), self._values.get("snapshot", {}))
-        self._only(("snapshot",), given, ("entries", "keep"), required=())
+        self._only(("snapshot",), given, ("entries", "bytes", "keep"), required=())
         entries = self._integer(("snapshot", "entries"), given.get("entries", 10000), least=1)
+        size = self._integer(("snapshot", "bytes"), given.get("bytes", 64 * 1024 * 1024), least=1)
         keep = self._integer(("snapshot", "keep"), given.get("keep", 5000), least=0)
-        return entries, keep
+        return entries, size, keep
 
     def _threads(self) -> tuple[tuple[str, ...], ...]:
         key = ("threads",)

@@ -186,6 +186,8 @@ class RequestKind(IntEnum):
     TRANSFER = 4  # body: UTF-8 node id, or empty: the leader hands leadership over
     CHAOS = 5  # body: UTF-8 JSON: a fault to inject, where the config allows it
     PING = 6  # body: empty; answered at once
+    COMPACT = 7  # body: JSON, {"revision": of a state that the snapshot shall not be older than}: this node takes one
+    SNAPSHOT = 8  # body: JSON, {"index": of a snapshot, 0 for the newest, "offset": of the wanted bytes}
 
 
 class ReplyStatus(IntEnum):
@@ -204,6 +206,20 @@ class ReplyFrame(NamedTuple):
 
     life: int
     items: tuple[tuple[int, int, bytes], ...]
+
+
+def pack_piece(index: int, offset: int, size: int, data: bytes) -> bytes:
+    """Body of the reply to SNAPSHOT: some bytes, from offset on, of the snapshot of index, which has size bytes."""
+    return packb((index, offset, size, data))
+
+
+def unpack_piece(body: bytes) -> tuple[int, int, int, bytes]:
+    """The reverse, checked. Raises WireError."""
+    fields = _unpack(body)
+    if type(fields) is not tuple or tuple(map(type, fields)) != (int, int, int, bytes) or min(fields[:3]) < 0:
+        raise WireError("no piece of a snapshot")
+    index, offset, size, data = fields
+    return index, offset, size, data
 
 
 def pack_requests(items: Sequence[tuple[int, int, bytes]]) -> bytes:

@@ -50,6 +50,7 @@ def test_the_least_file_gets_the_defaults(tmp_path: Path) -> None:
         election_timeout_ms=(150, 300),
         heartbeat_ms=50,
         snapshot_entries=10000,
+        snapshot_bytes=64 * 1024 * 1024,
         snapshot_keep=5000,
         chaos=False,
         threads=DEFAULT_THREADS,
@@ -68,7 +69,7 @@ def test_every_key_is_taken_from_the_file(tmp_path: Path) -> None:
             bind={"client": "tcp://*:8101", "peer": "tcp://10.0.0.1:8201"},
             election_timeout_ms=[400, 900],
             heartbeat_ms=200,
-            snapshot={"entries": 10, "keep": 0},
+            snapshot={"entries": 10, "bytes": 20, "keep": 0},
             chaos=True,
             threads=threads,
         ),
@@ -76,7 +77,7 @@ def test_every_key_is_taken_from_the_file(tmp_path: Path) -> None:
     assert (config.join, config.insecure, config.chaos) == (True, True, True)
     assert (config.json, config.bind_client, config.bind_peer) == ("tcp://*:7301", "tcp://*:8101", "tcp://10.0.0.1:8201")
     assert (config.election_timeout_ms, config.heartbeat_ms) == ((400, 900), 200)
-    assert (config.snapshot_entries, config.snapshot_keep) == (10, 0)
+    assert (config.snapshot_entries, config.snapshot_bytes, config.snapshot_keep) == (10, 20, 0)
     assert config.threads == tuple(map(tuple, threads))
     assert config.cluster["n1"].client == "tcp://127.0.0.1:7101"
 
@@ -129,8 +130,9 @@ def test_a_joining_node_outside_cluster_needs_bind(tmp_path: Path) -> None:
         ({"election_timeout_ms": [300, 300]}, "election_timeout_ms: expected the first number below the second"),
         ({"election_timeout_ms": [150, "x"]}, "election_timeout_ms: expected a whole number of at least 1, got 'x'"),
         ({"snapshot": 5}, "snapshot: expected `key: value` pairs, got 5"),
-        ({"snapshot": {"every": 5}}, "snapshot.every: unknown key; expected one of: entries, keep"),
+        ({"snapshot": {"every": 5}}, "snapshot.every: unknown key; expected one of: entries, bytes, keep"),
         ({"snapshot": {"entries": 0}}, "snapshot.entries: expected a whole number of at least 1, got 0"),
+        ({"snapshot": {"bytes": 0}}, "snapshot.bytes: expected a whole number of at least 1, got 0"),
         ({"snapshot": {"keep": -1}}, "snapshot.keep: expected a whole number of at least 0, got -1"),
         ({"json": 7301}, "json: expected an address like tcp://127.0.0.1:7101"),
         ({"json": None}, "json: expected an address like tcp://127.0.0.1:7101"),

@@ -15,7 +15,7 @@ CLASSES = [
     for value in vars(messages).values()
     if inspect.isclass(value) and value.__module__ == messages.__name__ and hasattr(value, "_fields")
 ]
-ACTORS = "log_writer|applier|election_timer|transport|consensus|frontend|supervisor|every actor|host"
+ACTORS = "log_writer|snapshot_writer|applier|election_timer|transport|consensus|frontend|supervisor|every actor|host"
 NODES = "Candidate|Voter|Leader|Follower"
 PROGRAM = "the program|a host's thread"
 

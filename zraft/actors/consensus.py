@@ -1,26 +1,28 @@
 """Hosts the `raft.Raft` object: turns bus messages into its inputs, and its outputs into bus messages.
 
-Nothing is decided here. A life begins like a process: `Recover` to the log_writer and the applier, and until both have
-answered it takes part in nothing. It starts as a follower, so it never leads the term that it found.
+Nothing is decided here. A life begins like a process: `Recover` to the owners of the disk and of the state, and until
+log_writer and snapshot_writer have answered it takes part in nothing. The applier's answer may take longer (it loads a
+snapshot); until then this node leads nobody. It starts as a follower, so it never leads the term that it found.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from zraft.bus.actor import Actor, Context
-from zraft.errors import NodeMustStop
 from zraft.messages import (
     Append,
     Appended,
     Applied,
     Apply,
     Arm,
+    CompactLog,
     DiskFull,
     Entry,
+    EntryKind,
     HandedOver,
     HandOver,
     Identity,
@@ -31,36 +33,54 @@ from zraft.messages import (
     Read,
     ReadAt,
     ReadLog,
+    ReadSnapshot,
     Recover,
     Recovered,
     Replies,
+    RestoreSnapshot,
     SaveClusterId,
+    SnapshotFailed,
+    SnapshotRead,
+    SnapshotSaved,
+    SnapshotWritten,
     Tick,
     TransferLeadership,
+    WriteSnapshot,
 )
-from zraft.raft import Address, Durable, Membership, Output, Raft, Role, Settings, Write
+from zraft.raft import Address, Durable, Membership, Output, Raft, Role, SavedSnapshot, Settings, Write
 from zraft.raft.log import MAX_RUN_BYTES, RaftLog
+from zraft.raft.progress import SNAPSHOT_PIECE_BYTES
 from zraft.wire import EntriesCache, ReplyStatus, WireError, pack_peer, unpack_entries, unpack_peer
 
 TICKS_PER_HEARTBEAT = 4
 
 log = logging.getLogger(__name__)
 
-Batches = Sequence[tuple[int, int, int, bytes]]
+Batches = Sequence[tuple[int, int, int, bytes, bool]]
+_CONFIG = int(EntryKind.CONFIG)
 
 
 def unpack_batches(batches: Batches, first_index: int) -> list[Entry]:
     """The valid entries of consecutive batches, from first_index on."""
     entries: list[Entry] = []
-    for first, count, _, payload in batches:
+    for first, count, _, payload, _ in batches:
         entries += unpack_entries(payload)[max(0, first_index - first) : count]
     return entries
 
 
 def log_from(recovered: Recovered) -> RaftLog:
     """The log as the disk holds it."""
-    tail = unpack_batches(recovered.tail, 0)
-    return RaftLog(recovered.term_runs, recovered.last_index, tail)
+    base_index, base_term = recovered.base
+    tail = unpack_batches(recovered.tail, base_index + 1)
+    return RaftLog(recovered.term_runs, recovered.last_index, tail, (base_index, base_term))
+
+
+def configs_from(batches: Batches) -> Iterator[tuple[int, Membership]]:
+    """(index, members) of the CONFIG entries in these batches."""
+    for first, count, _, payload, _ in batches:
+        for index, entry in enumerate(unpack_entries(payload)[:count], first):
+            if entry.kind == _CONFIG:
+                yield index, Membership.decode(entry.data)
 
 
 class Consensus(Actor):
@@ -84,7 +104,10 @@ class Consensus(Actor):
         self.settings = settings
         self.raft: Raft | None = None  # None: recovering
         self.recovered: Recovered | None = None
-        self.applied: int | None = None
+        self.snapshot: SavedSnapshot | None = None
+        self.questions = 0  # Recovers and RestoreSnapshots that this life of the applier has not answered
+        self.standing: Applied | None = None  # its answer to the last of them, until it can be handed on
+        self.applier_knows = False  # the applier has answered, and that was handed on
         self.store_id = 0
         self.cluster_id = 0
         self.identity: Identity | None = None  # as transport was told it
@@ -102,6 +125,10 @@ class Consensus(Actor):
             Applied: self.on_applied,
             Appended: self.on_appended,
             LogRead: self.on_log_read,
+            SnapshotSaved: self.on_snapshot_saved,
+            SnapshotWritten: self.on_snapshot_written,
+            SnapshotRead: self.on_snapshot_read,
+            SnapshotFailed: self.on_snapshot_failed,
             DiskFull: self.on_disk_full,
             Inbound: self.on_inbound,
             Propose: self.on_propose,
@@ -115,8 +142,9 @@ class Consensus(Actor):
 
     def on_start(self) -> None:
         """Ask what is durable and what is applied."""
-        self.context.send("log_writer", Recover())
-        self.context.send("applier", Recover())
+        self.questions = 1
+        for name in ("log_writer", "snapshot_writer", "applier"):
+            self.context.send(name, Recover())
 
     def on_recovered(self, sender: str, message: Recovered) -> None:
         """The log_writer's answer: at this life's beginning, or after its restart."""
@@ -126,37 +154,71 @@ class Consensus(Actor):
         else:
             self.raft.on_log_writer_restarted(log_from(message))
 
-    def on_applied(self, sender: str, message: Applied) -> None:
-        """The applier's answer to Recover, or its progress."""
+    def on_snapshot_saved(self, sender: str, message: SnapshotSaved) -> None:
+        """The snapshot_writer's answer, or news: this is the newest snapshot on disk."""
+        saved = SavedSnapshot._make(message[1:])
         if self.raft is None:
-            self.applied = message.last_applied
+            self.snapshot = saved
             self.maybe_begin()
-        elif self.applied is None:
-            self.applied = message.last_applied
-            self.raft.on_applier_restarted(message.last_applied)
         else:
-            self.raft.on_applied(message.last_applied)
+            self.raft.on_snapshot_saved(saved)
+            if self.raft.output.restore:
+                self.standing = None  # it is asked again
+
+    def on_applied(self, sender: str, message: Applied) -> None:
+        """The applier's answer to Recover or RestoreSnapshot, or its progress. An answer that another question has
+        overtaken is none: entries would be handed to the applier twice."""
+        self.questions -= message.standing
+        if not message.standing:
+            if self.raft is not None and self.applier_knows:
+                self.raft.on_applied(message.last_applied)
+        elif not self.questions:
+            self.standing = message
+            if self.raft is not None and not self.raft.output.restore:
+                self.take_standing(self.raft)
+
+    def take_standing(self, raft: Raft) -> None:
+        """The applier may have loaded a snapshot whose news waits in this mailbox, or is lost: when the snapshot_writer
+        has answered this (see on_snapshot_read), it has been heard, and what is not in it the disk has lost."""
+        if self.standing is not None and self.standing.last_applied > raft.commit_index:
+            self.context.send("snapshot_writer", ReadSnapshot("", 0, 0, 1))
+        else:
+            self.hand_on_standing(raft)
+
+    def hand_on_standing(self, raft: Raft) -> None:
+        """The core may go on from where the state machine is."""
+        standing, self.standing = self.standing, None
+        if standing is not None:
+            self.applier_knows = True
+            raft.on_applier_restarted(standing.last_applied, standing.time_ms)
 
     def maybe_begin(self) -> None:
-        """Both have answered: take part."""
-        recovered, applied = self.recovered, self.applied
-        if recovered is None or applied is None:
+        """The owners of the disk have answered: take part."""
+        recovered, snapshot = self.recovered, self.snapshot
+        if recovered is None or snapshot is None:
             return
-        if applied > recovered.last_index:
-            raise NodeMustStop(
-                f"the disk has lost what it had made durable: {applied} entries were applied, those up to "
-                f"{recovered.last_index} are there. Check the disk; then remove this node and add it again as a new one"
-            )
-        membership = self.founding
-        if recovered.head:
-            membership = Membership.decode(unpack_batches(recovered.head, 1)[0].data)
         self.store_id = recovered.store_id
         self.cluster_id = recovered.cluster_id
-        durable = Durable(recovered.term, recovered.voted_for or None, log_from(recovered), recovered.fresh, applied)
-        self.raft = Raft(self.node, membership, durable, self.settings, self.context.rng)
-        self.recovered = None
-        log.info("starts in term %d with %d log entries, %d applied", recovered.term, recovered.last_index, applied)
-        self.tell_identity(self.raft)
+        durable = Durable(
+            recovered.term,
+            recovered.voted_for or None,
+            log_from(recovered),
+            recovered.fresh,
+            None,
+            snapshot,
+            tuple(configs_from(recovered.configs)),
+        )
+        raft = self.raft = Raft(self.node, self.founding, durable, self.settings, self.context.rng)
+        self.recovered = self.snapshot = None
+        log.info(
+            "starts in term %d with a snapshot of the first %d entries and %d in the log, up to entry %d",
+            raft.current_term,
+            snapshot.index,
+            raft.log.last_index - raft.log.base_index,
+            raft.log.last_index,
+        )
+        self.take_standing(raft)
+        self.tell_identity(raft)
         self.arm()
 
     def arm(self) -> None:
@@ -170,10 +232,16 @@ class Consensus(Actor):
                 self.raft.on_log_writer_lost()
             self.context.send("log_writer", Recover())
         elif name == "applier":
-            self.applied = None
+            self.questions = 1
+            self.standing = None
+            self.applier_knows = False
             if self.raft is not None:
                 self.raft.on_applier_lost()
             self.context.send("applier", Recover())
+        elif name == "snapshot_writer":
+            self.context.send("snapshot_writer", Recover())
+            if self.raft is not None:
+                self.take_standing(self.raft)
         elif name == "frontend":
             self.waiting.clear()
             self.transfers.clear()
@@ -235,6 +303,23 @@ class Consensus(Actor):
         if self.raft is not None:
             entries = unpack_batches(message.batches, message.first_index)
             self.raft.on_log_read(message.reader, message.first_index, entries)
+
+    def on_snapshot_read(self, sender: str, message: SnapshotRead) -> None:
+        """A piece for a follower; or see take_standing."""
+        if self.raft is not None and not message.reader:
+            self.hand_on_standing(self.raft)
+        elif self.raft is not None:
+            peer, index, offset, data, size = message
+            self.raft.on_snapshot_read(peer, index, offset, data, size)
+
+    def on_snapshot_written(self, sender: str, message: SnapshotWritten) -> None:
+        """A piece from the leader is taken."""
+        if self.raft is not None:
+            self.raft.on_snapshot_written(message.source, message.index, message.offset)
+
+    def on_snapshot_failed(self, sender: str, message: SnapshotFailed) -> None:
+        """This node cannot store the leader's snapshot. It will try again."""
+        log.error("cannot take a snapshot from %s: %s", message.source, message.reason)
 
     def on_propose(self, sender: str, message: Propose) -> None:
         """From clients of this node."""
@@ -313,6 +398,18 @@ class Consensus(Actor):
             self.context.send("transport", Outbound(messages))
         for reader, first in output.log_reads:
             self.context.send("log_writer", ReadLog(reader, first, MAX_RUN_BYTES))
+        for leader, piece in output.snapshot_pieces:
+            _, index, term, offset, size, data = piece
+            write = WriteSnapshot(leader, index, term, offset, data, offset + len(data) >= size)
+            self.context.send("snapshot_writer", write)
+        for peer, index, offset in output.snapshot_reads:
+            self.context.send("snapshot_writer", ReadSnapshot(peer, index, offset, SNAPSHOT_PIECE_BYTES))
+        if output.compact:
+            self.context.send("log_writer", CompactLog(output.compact))
+        if output.restore:
+            self.applier_knows = False
+            self.questions += 1
+            self.context.send("applier", RestoreSnapshot(output.restore))
         for first, entries in output.apply:
             self.send_apply(first, entries)
         for read_index, reads in output.reads_ready:
@@ -322,10 +419,13 @@ class Consensus(Actor):
 
     def send_write(self, write: Write) -> None:
         """Encoded once, the entries serve the disk and every peer."""
-        batches = tuple((first, len(run), run[0].term, self.cache.pack(run)) for first, run in write.runs)
+        batches = tuple(
+            (first, len(run), run[0].term, self.cache.pack(run), any(entry.kind == _CONFIG for entry in run))
+            for first, run in write.runs
+        )
         replies = tuple((peer, pack_peer(message, self.cache)) for peer, message in write.replies)
         hard_state = (write.hard_state[0], write.hard_state[1] or "") if write.hard_state else ()
-        self.context.send("log_writer", Append(write.sequence, hard_state, batches, replies))
+        self.context.send("log_writer", Append(write.sequence, hard_state, batches, replies, write.reset or ()))
 
     def send_apply(self, first: int, entries: Sequence[Entry]) -> None:
         """With the tokens of those that a client of this node waits for."""
@@ -377,7 +477,8 @@ class Consensus(Actor):
             "commit_index": raft.commit_index,
             "last_index": raft.log.last_index,
             "durable_index": raft.log.durable_index,
-            "snapshot_index": 0,
+            "snapshot_index": raft.snapshot.index,
+            "compacted_index": raft.log.base_index,
             "cluster_id": f"{self.cluster_id:016x}",
             "store_id": f"{self.store_id:016x}",
             "members": [

@@ -17,13 +17,24 @@ from zraft.messages import (
     KillRequest,
     Propose,
     Read,
+    ReadSnapshot,
     Replies,
     SetFaults,
+    SnapshotRead,
     StatusReply,
     StatusRequest,
+    TakeSnapshot,
     TransferLeadership,
 )
-from zraft.wire import MAX_REQUESTS_PER_FRAME, ReplyStatus, RequestKind, WireError, pack_replies, unpack_requests
+from zraft.wire import (
+    MAX_REQUESTS_PER_FRAME,
+    ReplyStatus,
+    RequestKind,
+    WireError,
+    pack_piece,
+    pack_replies,
+    unpack_requests,
+)
 
 if TYPE_CHECKING:  # what runs these actors without sockets does not load ZeroMQ
     from zraft.bus.ports import RouterPort
@@ -32,16 +43,20 @@ MAX_COMMAND_BYTES = 2_200_000  # a cas with a largest key and two largest values
 MAX_PENDING = 100_000  # requests without an answer, over all clients; past it: BUSY
 MAX_PENDING_BYTES = 64 * 1024 * 1024  # of them
 REPLY_FRAME_BYTES = 1024 * 1024
-STATUS_PATIENCE_MS = 300  # for what log_writer has to say of itself, who may be waiting for its disk
+DISK_OWNERS = {"log_writer", "snapshot_writer"}
+STATUS_PATIENCE_MS = 300  # for what they have to say of themselves, who may be waiting for the disk
 STATUS_AGAIN_MS = 50  # between two looks whether that is all that is missing
 
-WRITE, READ, STATUS, TRANSFER, CHAOS, PING = (int(kind) for kind in RequestKind)
+SNAPSHOT_PIECE_BYTES = 256 * 1024
+MAX_INTEGER = (1 << 63) - 1  # in a request's JSON
+
+WRITE, READ, STATUS, TRANSFER, CHAOS, PING, COMPACT, SNAPSHOT = (int(kind) for kind in RequestKind)
 
 log = logging.getLogger(__name__)
 
 
 class StatusQuery:
-    """A status request that is being put together. due_ms: from when on it does not wait for log_writer."""
+    """A status request that is being put together. due_ms: from when on it does not wait for the disk."""
 
     def __init__(self, client: tuple[bytes, int], missing: Sequence[str], due_ms: int) -> None:
         self.client = client
@@ -79,7 +94,11 @@ class Frontend(Actor):
         self.reads: list[tuple[int, bytes]] = []
         self.replies: dict[bytes, list[tuple[int, int, bytes]]] = {}
         self.counts = {"client_frames_in": 0, "client_dropped_in": 0, "client_requests": 0, "client_refused": 0}
-        self.handlers |= {Replies: self.on_replies, StatusReply: self.on_status_reply}
+        self.handlers |= {
+            Replies: self.on_replies,
+            StatusReply: self.on_status_reply,
+            SnapshotRead: self.on_snapshot_read,
+        }
 
     # --- from clients
 
@@ -115,6 +134,8 @@ class Frontend(Actor):
             self.on_transfer(connection, request_id, body)
         elif kind == CHAOS:
             self.on_chaos(connection, request_id, body)
+        elif kind in (COMPACT, SNAPSHOT):
+            self.on_snapshot_request(connection, request_id, kind, body)
         else:
             self.refuse(connection, request_id, f"no request of kind {kind} in this version")
 
@@ -154,6 +175,39 @@ class Frontend(Actor):
             return
         self.context.send("supervisor", fault._replace(token=self.token(connection, request_id, CHAOS)))
 
+    # --- snapshots
+
+    def on_snapshot_request(self, connection: bytes, request_id: int, kind: int, body: bytes) -> None:
+        """Take one, or read some bytes of one, for a backup."""
+        names = ("revision",) if kind == COMPACT else ("index", "offset")
+        try:
+            fields = json.loads(body)
+            values = [fields[name] for name in names]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            values = []
+        if not values or not all(type(value) is int and 0 <= value <= MAX_INTEGER for value in values):
+            self.refuse(connection, request_id, f"expected a JSON object with numbers {' and '.join(names)}")
+            return
+        # What comes back counts as waiting, so that no client has the pieces of many large answers wait here.
+        token = self.token(connection, request_id, kind, SNAPSHOT_PIECE_BYTES if kind == SNAPSHOT else 0)
+        if kind == COMPACT:
+            self.context.send("applier", TakeSnapshot(token, values[0]))
+        else:
+            self.context.send("snapshot_writer", ReadSnapshot(str(token), values[0], values[1], SNAPSHOT_PIECE_BYTES))
+
+    def on_snapshot_read(self, sender: str, message: SnapshotRead) -> None:
+        """Some bytes for a backup."""
+        reader, index, offset, data, size = message
+        waiting = self.pending.pop(int(reader), None)
+        if waiting is None:
+            return
+        self.pending_bytes -= waiting[3]
+        if size:
+            self.reply(waiting[0], waiting[1], ReplyStatus.OK, pack_piece(index, offset, size, data))
+        else:
+            text = f"{self.node} has no such snapshot (any more)"
+            self.reply(waiting[0], waiting[1], ReplyStatus.REFUSED, text.encode())
+
     # --- status
 
     def on_status(self, connection: bytes, request_id: int) -> None:
@@ -183,9 +237,9 @@ class Frontend(Actor):
             self.answer_status(token, query)
 
     def on_wakeup(self, now_ms: int) -> None:
-        """Answer without log_writer where it says nothing: of a node with a stalled disk one wants to know."""
+        """Answer without those whose disk does not: of a node with a stalled disk one wants to know."""
         for token, query in list(self.status_queries.items()):
-            if query.due_ms <= now_ms and query.missing == {"log_writer"}:
+            if query.due_ms <= now_ms and query.missing <= DISK_OWNERS:
                 self.answer_status(token, query)
         if self.status_queries:
             self.wakeup_ms = max(now_ms + STATUS_AGAIN_MS, min(query.due_ms for query in self.status_queries.values()))
@@ -246,11 +300,11 @@ class Frontend(Actor):
         for token, query in self.status_queries.items():
             if name in query.missing:
                 self.context.send(name, StatusRequest(token))
-        if name not in ("consensus", "applier"):
+        if name not in ("consensus", "applier", "snapshot_writer"):
             return
         for token in [token for token in self.pending if token not in self.status_queries]:
             connection, request_id, kind, size = self.pending[token]
-            if kind != CHAOS:
+            if kind != CHAOS and (kind == SNAPSHOT) == (name == "snapshot_writer"):
                 del self.pending[token]
                 self.pending_bytes -= size
                 self.reply(connection, request_id, ReplyStatus.UNKNOWN, b"")

@@ -14,7 +14,18 @@ from contextlib import suppress
 from typing import Any
 
 from zraft.bus.actor import Actor, Context
-from zraft.messages import Append, Appended, DiskFull, LogRead, Outbound, ReadLog, Recover, Recovered, SaveClusterId
+from zraft.messages import (
+    Append,
+    Appended,
+    CompactLog,
+    DiskFull,
+    LogRead,
+    Outbound,
+    ReadLog,
+    Recover,
+    Recovered,
+    SaveClusterId,
+)
 from zraft.storage import Batch, HardState, WriteAheadLog
 from zraft.storage import DiskFull as NoSpace
 
@@ -37,11 +48,14 @@ class LogWriter(Actor):
         self.open_log = open_log
         self.pending: list[Append] = []  # accepted, not written
         self.full = False
+        self.retry_ms: int | None = None  # when to try again what found the disk full; nothing is written before
         self.writes = 0
+        self.compact_through = 0  # entries up to there are in a snapshot, and may still have segments
         self.handlers |= {
             Recover: self.on_recover,
             Append: self.on_append,
             ReadLog: self.on_read_log,
+            CompactLog: self.on_compact_log,
             SaveClusterId: self.on_save_cluster_id,
         }
 
@@ -54,21 +68,22 @@ class LogWriter(Actor):
         if name == "consensus":
             self.pending.clear()
             self.full = False
-            self.wakeup_ms = None
+            self.retry_ms = self.wakeup_ms = None
+            self.compact_through = 0  # its successor knows a log that begins where this one does now
 
     def on_recover(self, sender: str, message: Recover) -> None:
         """Say what is durable. (Writes of this consensus that are pending stay so: it asks before its first.)"""
         log = self.log
         hard_state = log.hard_state or HardState(0, None)
-        head = unmarked(log.read(1, 1)) if log.last_index else ()
         answer = Recovered(
             hard_state.term,
             hard_state.voted_for or "",
             log.hard_state is None,
+            log.base,
             log.last_index,
             tuple(log.term_runs()),
-            head,
-            unmarked(self.read_tail()),
+            tuple(log.marked()),
+            tuple(self.read_tail()),
             log.cluster_id,
             log.store_id,
         )
@@ -76,10 +91,10 @@ class LogWriter(Actor):
 
     def read_tail(self) -> list[Batch]:
         """The last batches of the log, some TAIL_BYTES of them."""
-        last = self.log.last_index
+        first, last = self.log.base[0] + 1, self.log.last_index
         distance = TAIL_ENTRIES
-        while last:
-            batches = self.log.read(max(1, last - distance), TAIL_BYTES)
+        while last >= first:
+            batches = self.log.read(max(first, last - distance), TAIL_BYTES)
             if batches[-1].first_index + batches[-1].count > last:
                 return batches
             distance //= 2
@@ -93,14 +108,25 @@ class LogWriter(Actor):
         """Write all that was gathered, with one fdatasync unless it is very much, and release what waited for it."""
         if not self.pending:
             self.log.prepare_ahead()
-        while self.pending and self.wakeup_ms is None:
+        while self.pending and self.retry_ms is None:
             self.write(self.take_pending())
+        more = self.compact_through and self.compact()
+        self.wakeup_ms = 0 if more else self.retry_ms
+
+    def compact(self) -> bool:
+        """Remove one segment, now that the replies are out: that takes some milliseconds. Whether there are more: the
+        next one goes with the next batch, or at once if there is none."""
+        if not self.log.compact(self.compact_through):
+            self.compact_through = 0
+        return self.compact_through > 0
 
     def take_pending(self) -> list[Append]:
         """The oldest of what waits, some MAX_WRITE_BYTES; it stays in pending until it is written."""
         size = 0
         for count, append in enumerate(self.pending, 1):
-            size += sum(len(payload) for _, _, _, payload in append.batches)
+            size += sum(len(batch[3]) for batch in append.batches)
+            if count < len(self.pending) and self.pending[count].reset:
+                return self.pending[:count]  # it comes before the batches of a write
             if size >= MAX_WRITE_BYTES:
                 return self.pending[:count]
         return self.pending[:]
@@ -110,11 +136,12 @@ class LogWriter(Actor):
         batches = [Batch(*batch) for append in appends for batch in append.batches]
         states = [append.hard_state for append in appends if append.hard_state]
         hard_state = HardState(states[-1][0], states[-1][1] or None) if states else None
+        reset = (appends[0].reset[0], appends[0].reset[1]) if appends[0].reset else None
         self.context.boundary()
         try:
-            self.log.append(batches, hard_state)
+            self.log.append(batches, hard_state, reset)
         except NoSpace as error:
-            self.wakeup_ms = self.context.now_ms() + RETRY_FULL_DISK_MS
+            self.retry_ms = self.context.now_ms() + RETRY_FULL_DISK_MS
             if not self.full:
                 self.full = True
                 log.error("%s; until then this node acknowledges nothing and does not lead", error)
@@ -132,12 +159,18 @@ class LogWriter(Actor):
             self.context.send("consensus", DiskFull(False))
 
     def on_wakeup(self, now_ms: int) -> None:
-        """Try again what found the disk full: end_batch follows."""
+        """Try again what found the disk full, or go on with compaction: end_batch follows."""
+        if self.retry_ms is not None and now_ms >= self.retry_ms:
+            self.retry_ms = None
 
     def on_read_log(self, sender: str, message: ReadLog) -> None:
         """For a peer that lags, or the applier."""
         batches = self.log.read(message.first_index, message.max_bytes)
-        self.context.send(sender, LogRead(message.reader, message.first_index, unmarked(batches)))
+        self.context.send(sender, LogRead(message.reader, message.first_index, tuple(batches)))
+
+    def on_compact_log(self, sender: str, message: CompactLog) -> None:
+        """When there is nothing to write; end_batch does it."""
+        self.compact_through = max(self.compact_through, message.through)
 
     def on_save_cluster_id(self, sender: str, message: SaveClusterId) -> None:
         """Once in a store's life."""
@@ -151,8 +184,3 @@ class LogWriter(Actor):
     def status(self) -> dict[str, Any]:
         """How many writes (fdatasyncs) this life did."""
         return {"log_writes": self.writes, "disk_full": self.full}
-
-
-def unmarked(batches: list[Batch]) -> tuple[tuple[int, int, int, bytes], ...]:
-    """Batches as messages carry them."""
-    return tuple((first_index, count, term, payload) for first_index, count, term, payload, _ in batches)

@@ -54,10 +54,10 @@ class Transport(Actor):
             ours = self.identity.cluster_id
             if receiver != self.node:
                 self.refuse(sender, f"it takes this node ({self.node}) for {receiver}: check the addresses")
-            elif sender not in self.identity.peers:
-                self.refuse(sender, "it is no member of this cluster")
             elif cluster_id and ours and cluster_id != ours:
                 self.refuse(sender, f"it belongs to cluster {cluster_id:x}, this node to {ours:x}")
+            elif sender not in self.identity.peers:
+                self.refuse(sender, "it is no member of this cluster")
             else:
                 self.counts["peer_frames_in"] += 1
                 self.inbound.extend((sender, body) for body in bodies)

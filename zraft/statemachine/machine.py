@@ -61,6 +61,11 @@ class StateMachine:
         return self._last_applied
 
     @property
+    def log_time_ms(self) -> int:
+        """The log's own clock at the last applied entry."""
+        return self._log_time_ms
+
+    @property
     def revision(self) -> int:
         """The store-wide revision: how many commands have changed a key."""
         return self._store.revision
@@ -128,6 +133,13 @@ class StateMachine:
     def skip(self, index: int, time_ms: int) -> None:
         """Pass over a committed entry that is no command, such as a leader's no-op; its time counts all the same."""
         self._advance(index, self._next(index, time_ms))
+
+    def jump(self, index: int) -> None:
+        """Go on after entry `index`, with the present state: it begins another log, whose entries are counted from
+        there. Raises `ImpossibleState` for an index that was passed already."""
+        if index < self._last_applied:
+            raise impossible("a jump back", index=index, last_applied=self._last_applied)
+        self._last_applied = index
 
     def query(self, data: bytes) -> bytes:
         """Answer a query from the present state. Changes nothing and raises for no content of `data`."""

@@ -20,6 +20,8 @@ from zraft.messages import (
     Propose,
     Recover,
     Recovered,
+    SnapshotRead,
+    SnapshotSaved,
     Tick,
     VoteReply,
 )
@@ -29,26 +31,47 @@ from zraft.wire import EntriesCache, ReplyStatus, pack_entries, pack_peer, unpac
 OK, NOT_LEADER, BUSY, UNKNOWN, REFUSED = (
     int(ReplyStatus[name]) for name in ("OK", "NOT_LEADER", "BUSY", "UNKNOWN", "REFUSED")
 )
-FRESH = Recovered(0, "", True, 0, (), (), (), 0, 77)
+FRESH = Recovered(0, "", True, (0, 0), 0, (), (), (), 0, 77)
+NO_SNAPSHOT = SnapshotSaved("", 0, 0, b"", 0, 0)
 
 
 def members(count: int) -> dict[str, Address]:
     return {f"n{number}": Address(f"client {number}", f"peer {number}") for number in range(1, count + 1)}
 
 
+def standing(last_applied: int) -> Applied:
+    """The applier's answer to Recover or RestoreSnapshot."""
+    return Applied(last_applied, 0, True)
+
+
+def progress(last_applied: int) -> Applied:
+    return Applied(last_applied, 0, False)
+
+
 class Scene:
     """Consensus of n1 in a cluster of `size`. `writes`, `to_peers`, `replies` say what it sent since they last did."""
 
-    def __init__(self, size: int = 3, recovered: Recovered | None = FRESH, applied: int = 0) -> None:
+    def __init__(
+        self,
+        size: int = 3,
+        recovered: Recovered | None = FRESH,
+        applied: int | None = 0,
+        snapshot: SnapshotSaved = NO_SNAPSHOT,
+        settings: Settings | None = None,
+    ) -> None:
         self.clock = Clock()
         self.context = FakeContext("consensus", clock=self.clock)
         founding = members(size)
-        self.actor = Consensus(self.context, "n1", Membership(0, founding), founding, Settings())
+        self.actor = Consensus(self.context, "n1", Membership(0, founding), founding, settings or Settings())
         self.actor.on_start()
-        assert self.taken() == [("log_writer", Recover()), ("applier", Recover())]
+        assert self.taken() == [(name, Recover()) for name in ("log_writer", "snapshot_writer", "applier")]
         if recovered is not None:
             self.say("log_writer", recovered)
-            self.say("applier", Applied(applied))
+            self.say("snapshot_writer", snapshot)
+            if applied is not None:
+                self.say("applier", standing(applied))
+                if self.context.taken_for("snapshot_writer"):  # is there a snapshot that was not heard of?
+                    self.say("snapshot_writer", SnapshotRead("", 0, 0, b"", 0))
 
     def taken(self) -> list[tuple[str, Any]]:
         return self.context.taken()
@@ -115,7 +138,7 @@ class Scene:
     def apply(self) -> list[Apply]:
         given = [message for message in self.context.taken_for("applier") if type(message) is Apply]
         for message in given:
-            self.say("applier", Applied(message.first_index + len(unpack_entries(message.entries)) - 1))
+            self.say("applier", progress(message.first_index + len(unpack_entries(message.entries)) - 1))
         return given
 
 
@@ -127,5 +150,5 @@ def stored(last: int, term: int = 4, voted_for: str = "n1", cluster_id: int = 9)
     """A log of `last` entries: the members, then commands, all of term 3."""
     config = Entry(3, 0, EntryKind.CONFIG, Membership(9, members(3)).encode())
     entries = [config] + [Entry(3, 0, EntryKind.COMMAND, b"%d" % index) for index in range(2, last + 1)]
-    batch = (1, last, 3, pack_entries(entries))
-    return Recovered(term, voted_for, False, last, ((1, 3),), (batch,), (batch,), cluster_id, 77)
+    batch = (1, last, 3, pack_entries(entries), True)
+    return Recovered(term, voted_for, False, (0, 0), last, ((1, 3),), (batch,), (batch,), cluster_id, 77)

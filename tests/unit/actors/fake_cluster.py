@@ -1,8 +1,8 @@
 """A cluster of FakeNodes with the real actors, in one thread and virtual time, and a client that never stops writing.
 
 Checked at every step: what a node says to a peer about its vote and its log is on its disk already; no node votes twice
-in a term; a term has one leader; two nodes never have different states at the same index. `Writer.check` and
-`Cluster.check_equal_states` judge the end.
+in a term; a term has one leader; two nodes never have different states, or snapshots of different bytes, at the same
+index; a log begins nowhere that no snapshot reaches. `Writer.check` and `Cluster.check_equal_states` judge the end.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from typing import Any
 from fake_bus import ActorPlace, Clock, FakeNode, FakePort, FakeTcpPort
 from memory_disk import MemoryDisk
 
-from zraft.actors.applier import Applier
+from zraft.actors.applier import Applier, SnapshotPolicy
 from zraft.actors.consensus import Consensus
 from zraft.actors.election_timer import ElectionTimer
 from zraft.actors.frontend import Frontend
 from zraft.actors.json_gateway import JsonGateway
 from zraft.actors.log_writer import LogWriter
+from zraft.actors.snapshot_writer import SnapshotWriter
 from zraft.actors.transport import Transport
 from zraft.client import requests
 from zraft.client.core import ClientCore
@@ -30,12 +31,24 @@ from zraft.errors import Unavailable
 from zraft.messages import AppendReply, RequestVote, VoteReply
 from zraft.raft import Address, Membership, Role, Settings
 from zraft.statemachine.codec import Query, decode_result, encode_query
-from zraft.storage import WriteAheadLog
+from zraft.storage import SnapshotStore, WriteAheadLog
 from zraft.storage.boundary import BoundaryDisk
 from zraft.wire import unpack_peer, unpack_peer_frame
 
-ACTORS = ("log_writer", "applier", "election_timer", "transport", "consensus", "frontend", "json_gateway")
-SEGMENT_BYTES = 32 * 1024
+ACTORS = (
+    "log_writer",
+    "snapshot_writer",
+    "applier",
+    "election_timer",
+    "transport",
+    "consensus",
+    "frontend",
+    "json_gateway",
+)
+# So small that snapshots are taken, and segments removed, all the time.
+SEGMENT_BYTES = 9_000  # of which the first 8 KiB are a header
+POLICY = SnapshotPolicy(entries=6, bytes=64 * 1024)
+SETTINGS = Settings(snapshot_keep=2)
 LATENCY_MS = 1
 
 
@@ -49,9 +62,10 @@ class ClusterNode(FakeNode):
     def __init__(self, name: str, cluster: Cluster) -> None:
         self.disk = MemoryDisk()
         self.log: WriteAheadLog | None = None
+        self.snapshots: SnapshotStore | None = None
         self.kill_at_birth: dict[tuple[str, int], int] = {}  # (actor, incarnation) -> boundaries that it passes
         members = {node: Address(endpoint(node), f"peer of {node}") for node in cluster.names}
-        founding, settings = Membership(0, members), Settings()
+        founding = Membership(0, members)
         own_first = [endpoint(name), *(endpoint(node) for node in cluster.names if node != name)]
         self.clients = FakePort(partial(cluster.to_client, name))
         self.peers = FakePort(partial(cluster.to_peer, self))
@@ -59,10 +73,11 @@ class ClusterNode(FakeNode):
         self.as_client = FakePort(lambda to, frame: cluster.to_node(to, f"json of {name}".encode(), frame))
         places = {
             "log_writer": ActorPlace(lambda c: LogWriter(c, partial(self._open_log, c.boundary))),
-            "applier": ActorPlace(Applier),
+            "snapshot_writer": ActorPlace(lambda c: SnapshotWriter(c, partial(self._open_snapshots, c.boundary))),
+            "applier": ActorPlace(lambda c: Applier(c, POLICY)),
             "election_timer": ActorPlace(ElectionTimer),
             "transport": ActorPlace(lambda c: Transport(c, name), {"peers": self.peers}),
-            "consensus": ActorPlace(lambda c: Consensus(c, name, founding, members, settings)),
+            "consensus": ActorPlace(lambda c: Consensus(c, name, founding, members, SETTINGS)),
             "frontend": ActorPlace(lambda c: Frontend(c, name, ACTORS, None, {}), {"clients": self.clients}),
             "json_gateway": ActorPlace(
                 lambda c: JsonGateway(c, own_first), {"json": self.lines, "cluster": self.as_client}
@@ -80,10 +95,21 @@ class ClusterNode(FakeNode):
         )
         return self.log
 
+    def _open_snapshots(self, boundary: Callable[[], None]) -> SnapshotStore:
+        if self.snapshots is not None:
+            self.snapshots.close()
+        self.snapshots = SnapshotStore.open(BoundaryDisk(self.disk, boundary), f"/{self.name}")
+        return self.snapshots
+
     def on_context(self, context: Any) -> None:
         boundary = self.kill_at_birth.pop((context.name, context.incarnation), None)
         if boundary is not None:
             context.kill(boundary)
+
+    def durable_index(self) -> int:
+        """Up to which entry the disk holds the log, or a snapshot that stands for it."""
+        newest = self.snapshots.newest if self.snapshots is not None else None
+        return max(self.log.last_index if self.log is not None else 0, newest.header.index if newest else 0)
 
     @property
     def raft(self) -> Any:
@@ -112,6 +138,8 @@ class Cluster:
         self.in_flight: list[tuple[int, int, Callable[[], None]]] = []
         self.sequence = 0
         self.hash_at: dict[int, str] = {}
+        self.snapshot_at: dict[int, bytes] = {}
+        self.away: set[str] = set()  # nodes that reach no other, and are reached by none
         self.writers: dict[bytes, Writer] = {}
         self.broken_promises: list[str] = []
         self.votes: dict[tuple[str, int], str] = {}  # (voter, term) -> for whom
@@ -132,7 +160,7 @@ class Cluster:
                 self.check_vote(sender, receiver, message)
             except AssertionError as error:  # it must not pass for a death of transport
                 self.broken_promises.append(str(error))
-        if receiver in self.nodes:
+        if receiver in self.nodes and not {sender.name, receiver} & self.away:
             self._later(partial(self.nodes[receiver].peers.inbox.append, frame))
 
     def to_node(self, to: str, connection: bytes, frame: bytes) -> None:
@@ -162,6 +190,8 @@ class Cluster:
                 self.check_state(who_where[0])
             elif who_where[1] == "consensus":
                 self.check_leader(who_where[0])
+            elif who_where[1] in ("snapshot_writer", "log_writer"):
+                self.check_snapshots(who_where[0])
             return
         times = [node.next_wakeup_ms() for node in self.nodes.values() if not node.ended]
         times += [writer.wakeup_ms for writer in self.writers.values()]
@@ -210,10 +240,18 @@ class Cluster:
     def check_state(self, node: ClusterNode) -> None:
         machine = node.machine
         if machine is not None and machine.last_applied:
-            assert node.log is not None
-            assert machine.last_applied <= node.log.last_index, f"{node.name} applied what is not on its disk"
+            assert machine.last_applied <= node.durable_index(), f"{node.name} applied what is not on its disk"
             first = self.hash_at.setdefault(machine.last_applied, machine.state_hash)
             assert machine.state_hash == first, f"{node.name} differs at index {machine.last_applied}"
+
+    def check_snapshots(self, node: ClusterNode) -> None:
+        """Trap 25: what has left the log is in a durable snapshot; and snapshots are a function of the log."""
+        assert node.log is not None
+        files = {int(name[-25:-9]): data for name, data in node.disk.files.items() if name.endswith(".snapshot")}
+        assert node.log.base[0] <= max(files, default=0), f"{node.name}: nothing before {node.log.base}: {list(files)}"
+        for index, data in files.items():
+            first = self.snapshot_at.setdefault(index, bytes(data))
+            assert data == first, f"{node.name}'s snapshot of {index} entries differs"
 
     def check_vote(self, sender: ClusterNode, receiver: str, message: Any) -> None:
         """One vote a term, whatever lives the voter had in it (paper 5.2)."""
@@ -242,9 +280,9 @@ class Cluster:
 
         self.run_until(settled)
         assert len({node.machine.state_hash for node in self.nodes.values()}) == 1
-        self.run_for(2 * Settings().heartbeat_ms)
+        self.run_for(2 * SETTINGS.heartbeat_ms)
         for node in self.nodes.values():
-            assert self.clock.now_ms - node.raft.now_ms <= Settings().heartbeat_ms, f"{node.name}'s clock stands still"
+            assert self.clock.now_ms - node.raft.now_ms <= SETTINGS.heartbeat_ms, f"{node.name}'s clock stands still"
             assert not node.deaths(), f"{node.name}: {node.deaths()}"
             assert node.supervisor.exit_status is None, node.supervisor.exit_reason
 
@@ -260,7 +298,7 @@ def check_promise(sender: ClusterNode, receiver: str, message: Any) -> None:
     elif type(message) is AppendReply and message.success:
         assert log.hard_state is not None and log.hard_state.term >= message.term
         if log.hard_state.term == message.term:
-            assert log.last_index >= message.at_index, (sender.name, message, log.last_index)
+            assert sender.durable_index() >= message.at_index, (sender.name, message, sender.durable_index())
 
 
 class Writer:

@@ -7,9 +7,21 @@ from typing import Any
 import pytest
 from fake_bus import FakeContext, run_batch
 
-from zraft.actors.applier import Applier
+from zraft.actors.applier import Applier, SnapshotPolicy
 from zraft.errors import ImpossibleState
-from zraft.messages import Applied, Apply, Entry, EntryKind, ReadAt, Recover, Replies, StatusReply, StatusRequest
+from zraft.messages import (
+    Applied,
+    Apply,
+    Entry,
+    EntryKind,
+    ReadAt,
+    ReadSnapshot,
+    Recover,
+    Replies,
+    SnapshotRead,
+    StatusReply,
+    StatusRequest,
+)
 from zraft.statemachine.codec import Op, Query, ResultCode, decode_result, encode_command, encode_query, encode_result
 from zraft.wire import ReplyStatus, pack_entries
 
@@ -28,11 +40,24 @@ def entries(first: int, *datas: bytes | None, tokens: dict[int, int] | None = No
     return Apply(first, pack_entries(run), tuple((tokens or {}).items()))
 
 
+def progress(last_applied: int) -> tuple[str, Applied]:
+    return ("consensus", Applied(last_applied, 100, 0))
+
+
+def standing(last_applied: int, questions: int = 1) -> tuple[str, Applied]:
+    return ("consensus", Applied(last_applied, 100 if last_applied else 0, questions))
+
+
 class Scene:
+    """An applier on a node without a snapshot."""
+
     def __init__(self) -> None:
         self.context = FakeContext("applier")
-        self.actor = Applier(self.context)
+        self.actor = Applier(self.context, SnapshotPolicy())
         self.actor.on_start()
+        [(to, ask)] = self.context.taken()
+        assert (to, ask) == ("snapshot_writer", ReadSnapshot("", 0, 0, ask.max_bytes))
+        run_batch(self.actor, ("snapshot_writer", SnapshotRead("", 0, 0, b"", 0)))
 
     def say(self, *messages: Any) -> list[tuple[str, Any]]:
         run_batch(self.actor, *(("consensus", message) for message in messages))
@@ -42,7 +67,7 @@ class Scene:
 @pytest.fixture
 def scene() -> Scene:
     scene = Scene()
-    assert scene.say(Recover()) == [("consensus", Applied(0))]
+    assert scene.say(Recover()) == [standing(0)]
     return scene
 
 
@@ -54,19 +79,19 @@ def test_commands_are_applied_in_order_and_answered_by_token(scene: Scene) -> No
             "frontend",
             Replies(((50, ReplyStatus.OK, encode_result(0, 2)), (51, ReplyStatus.OK, encode_result(0, 2)))),
         ),
-        ("consensus", Applied(4)),
+        progress(4),
     ]
 
 
 def test_a_no_op_answers_nobody_and_is_applied(scene: Scene) -> None:
-    assert scene.say(entries(1, None)) == [("consensus", Applied(1))]
+    assert scene.say(entries(1, None)) == [progress(1)]
 
 
 def test_a_bad_command_is_an_answer_like_any_other(scene: Scene) -> None:
     [(_, replies), (_, applied)] = scene.say(entries(1, b"\xc1 no command", tokens={1: 9}))
     [(token, status, body)] = replies.replies
     assert (token, status, decode_result(body)[0]) == (9, ReplyStatus.OK, ResultCode.BAD_COMMAND)
-    assert applied == Applied(1)
+    assert applied == progress(1)[1]
 
 
 @pytest.mark.parametrize("first", [1, 2, 4])
@@ -80,19 +105,19 @@ def test_nothing_is_announced_before_it_was_asked_for() -> None:
     """Else consensus would take the progress of a new life for the answer to its Recover."""
     scene = Scene()
     assert scene.say(entries(1, None)) == []
-    assert scene.say(Recover()) == [("consensus", Applied(1))]
-    assert scene.say(entries(2, None)) == [("consensus", Applied(2))]
+    assert scene.say(Recover()) == [standing(1)]
+    assert scene.say(entries(2, None)) == [progress(2)]
 
 
 def test_one_announcement_a_batch(scene: Scene) -> None:
-    assert scene.say(entries(1, None), entries(2, None), entries(3, None)) == [("consensus", Applied(3))]
+    assert scene.say(entries(1, None), entries(2, None), entries(3, None)) == [progress(3)]
     assert scene.say() == []
 
 
 def test_a_read_waits_for_its_index(scene: Scene) -> None:
     scene.say(entries(1, OPEN))
     assert scene.say(ReadAt(3, ((70, GET_K),))) == []
-    assert scene.say(entries(2, put(1, 1, b"early"))) == [("consensus", Applied(2))]
+    assert scene.say(entries(2, put(1, 1, b"early"))) == [progress(2)]
     sent = scene.say(entries(3, put(1, 2, b"late")), entries(4, None))
     [(token, status, body)] = sent[0][1].replies
     assert (token, status) == (70, ReplyStatus.OK)
@@ -108,8 +133,8 @@ def test_a_read_sees_the_state_at_once_if_it_is_there(scene: Scene) -> None:
 
 def test_recover_makes_waiting_reads_void(scene: Scene) -> None:
     scene.say(entries(1, None), ReadAt(2, ((70, GET_K),)))
-    assert scene.say(Recover()) == [("consensus", Applied(1))]
-    assert scene.say(entries(2, None)) == [("consensus", Applied(2))]
+    assert scene.say(Recover()) == [standing(1)]
+    assert scene.say(entries(2, None)) == [progress(2)]
 
 
 def test_other_neighbours_new_lives_void_nothing(scene: Scene) -> None:
@@ -122,7 +147,7 @@ def test_a_new_life_has_nothing_and_can_be_given_everything_again(scene: Scene) 
     whole = entries(1, OPEN, put(1, 1, b"a"), put(1, 2, b"b"))
     scene.say(whole)
     successor = Scene()
-    assert successor.say(Recover()) == [("consensus", Applied(0))]
+    assert successor.say(Recover()) == [standing(0)]
     successor.say(whole)
     assert successor.actor.machine.state_hash == scene.actor.machine.state_hash
 
@@ -132,6 +157,7 @@ def test_status(scene: Scene) -> None:
     [(to, reply)] = scene.say(StatusRequest(3))
     state_hash = scene.actor.machine.state_hash
     fields = {"last_applied": 2, "revision": 1, "state_hash": state_hash, "keys": 1, "sessions": 1}
+    fields |= {"loading": False, "taking_snapshot": None}
     assert (to, reply) == ("consensus", StatusReply(3, fields))
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
-from consensus_scene import FRESH, NOT_LEADER, UNKNOWN, Scene, members, propose, stored
+from consensus_scene import FRESH, NO_SNAPSHOT, NOT_LEADER, UNKNOWN, Scene, members, propose, standing, stored
 
 from zraft.actors.consensus import TICKS_PER_HEARTBEAT
 from zraft.messages import (
     Appended,
     AppendEntries,
     AppendReply,
-    Applied,
     Arm,
     DiskFull,
     Entry,
@@ -40,7 +41,7 @@ from zraft.wire import EntriesCache, pack_entries, pack_peer, unpack_entries, un
 # ---- the beginning of a life ---------------------------------------------------------------------------------------
 
 
-def test_until_both_have_answered_it_takes_part_in_nothing() -> None:
+def test_until_the_owners_of_the_disk_have_answered_it_takes_part_in_nothing() -> None:
     scene = Scene(recovered=None)
     scene.peers_say(("n2", RequestVote(5, 0, 0, False, False)))
     scene.tick(10_000)
@@ -54,16 +55,20 @@ def test_until_both_have_answered_it_takes_part_in_nothing() -> None:
     scene.say("log_writer", FRESH)
     assert scene.actor.raft is None
     assert scene.taken() == []
-    scene.say("applier", Applied(0))
+    scene.say("applier", standing(0))
+    assert scene.actor.raft is None, "where the state stands says nothing of the disk"
+    assert scene.taken() == []
+    scene.say("snapshot_writer", NO_SNAPSHOT)
     assert scene.actor.raft is not None
 
 
-@pytest.mark.parametrize("first", ["log_writer", "applier"])
-def test_whoever_answers_first_it_then_tells_who_it_is_and_wants_ticks(first: str) -> None:
+@pytest.mark.parametrize("order", list(permutations(("log_writer", "snapshot_writer", "applier"))), ids="-".join)
+def test_whoever_answers_first_it_then_tells_who_it_is_and_wants_ticks(order: tuple[str, ...]) -> None:
     scene = Scene(recovered=None)
-    answers = {"log_writer": FRESH, "applier": Applied(0)}
-    for name in (first, *(name for name in answers if name != first)):
+    answers = {"log_writer": FRESH, "snapshot_writer": NO_SNAPSHOT, "applier": standing(0)}
+    for name in order:
         scene.say(name, answers[name])
+    assert scene.raft.applier_known
     assert scene.taken() == [
         ("transport", Identity(0, 77, {"n2": "peer 2", "n3": "peer 3"})),
         ("election_timer", Arm(Settings().heartbeat_ms // TICKS_PER_HEARTBEAT)),
@@ -103,12 +108,12 @@ def test_a_new_log_writer_is_given_nothing_before_it_has_said_what_it_has_and_th
     scene.restarted("log_writer")
     scene.say("frontend", propose(2))
     assert scene.context.taken_for("log_writer") == [Recover()]
-    head = (1, 1, 1, pack_entries([scene.raft.log.slice(1, 1)[0]]))
-    scene.say("log_writer", Recovered(1, "n1", False, 1, ((1, 1),), (head,), (head,), 0, 77))
+    head = (1, 1, 1, pack_entries([scene.raft.log.slice(1, 1)[0]]), True)
+    scene.say("log_writer", Recovered(1, "n1", False, (0, 0), 1, ((1, 1),), (head,), (head,), 0, 77))
     [write] = scene.writes()
     assert write.sequence > lost.sequence
     assert write.hard_state == (1, "n1")
-    assert [(first, count) for first, count, _, _ in write.batches] == [(2, 2)]
+    assert [(first, count) for first, count, *_ in write.batches] == [(2, 2)]
     assert scene.raft.log.durable_index == 1
     scene.say("log_writer", Appended(write.sequence))
     assert scene.raft.log.durable_index == 3
@@ -119,7 +124,7 @@ def test_a_new_log_writer_that_comes_while_consensus_itself_recovers() -> None:
     scene.restarted("log_writer")
     assert scene.taken() == [("log_writer", Recover())]
     scene.say("log_writer", FRESH)
-    scene.say("applier", Applied(0))
+    scene.say("snapshot_writer", NO_SNAPSHOT)
     assert scene.raft is not None
 
 
@@ -131,7 +136,7 @@ def test_a_new_applier_is_given_nothing_before_it_has_said_where_it_stands_and_t
     assert scene.context.taken_for("applier") == []
     scene.restarted("applier")
     assert scene.context.taken_for("applier") == [Recover()]
-    scene.say("applier", Applied(0))
+    scene.say("applier", standing(0))
     [apply] = scene.apply()
     assert apply.first_index == 1
     assert len(unpack_entries(apply.entries)) == 2
@@ -143,12 +148,14 @@ def test_a_new_applier_is_given_nothing_before_it_has_said_where_it_stands_and_t
 
 def test_an_applier_that_begins_anew_while_consensus_recovers_is_waited_for() -> None:
     scene = Scene(recovered=None)
-    scene.say("applier", Applied(7))
+    scene.say("applier", standing(7))
     scene.restarted("applier")
     scene.say("log_writer", stored(9))
-    assert scene.raft is None
-    scene.say("applier", Applied(0))
+    scene.say("snapshot_writer", NO_SNAPSHOT)
+    assert not scene.raft.applier_known, "what its former life held is gone"
     assert scene.raft.commit_index == 0
+    scene.say("applier", standing(0))
+    assert scene.raft.applier_known
 
 
 def test_a_new_transport_and_a_new_timer_are_told_again() -> None:
@@ -234,8 +241,8 @@ def test_what_has_left_memory_is_read_for_the_applier() -> None:
     """A log of which only the last entry came along."""
     entries = [Entry(3, 0, EntryKind.CONFIG, Membership(9, members(3)).encode())]
     entries += [Entry(3, 0, EntryKind.COMMAND, b"%d" % index) for index in range(2, 6)]
-    head, tail = (1, 4, 3, pack_entries(entries[:4])), (5, 1, 3, pack_entries(entries[4:]))
-    scene = Scene(recovered=Recovered(4, "", False, 5, ((1, 3),), (head,), (tail,), 9, 77))
+    head, tail = (1, 4, 3, pack_entries(entries[:4]), True), (5, 1, 3, pack_entries(entries[4:]), False)
+    scene = Scene(recovered=Recovered(4, "", False, (0, 0), 5, ((1, 3),), (head,), (tail,), 9, 77))
     scene.tick()
     scene.peers_say(("n2", AppendEntries(5, 5, 3, 5, ())))
     reads = [message for message in scene.context.taken_for("log_writer") if type(message) is ReadLog]

@@ -28,8 +28,8 @@ def test_a_batch_of_proposals_is_one_write_one_message_and_each_token_goes_with_
     scene = Scene().lead()
     scene.say("frontend", propose(10, 11), propose(12))
     [write] = scene.writes()
-    [(first, count, term, blob)] = write.batches
-    assert (first, count, term) == (2, 3, 1)
+    [(first, count, term, blob, marked)] = write.batches
+    assert (first, count, term, marked) == (2, 3, 1, False)
     assert [entry.data for entry in unpack_entries(blob)] == [b"command 10", b"command 11", b"command 12"]
     sent = scene.to_peers()
     assert [(peer, type(message)) for peer, message in sent] == [("n2", AppendEntries)]  # n3 is still probed

@@ -23,7 +23,7 @@ from zraft.messages import (
 )
 from zraft.wire import ReplyStatus, RequestKind, pack_bus, pack_requests, unpack_replies
 
-WRITE, READ, STATUS, TRANSFER, CHAOS, PING = RequestKind
+WRITE, READ, STATUS, TRANSFER, CHAOS, PING, COMPACT, SNAPSHOT = RequestKind
 OK, NOT_LEADER, BUSY, UNKNOWN, INVALID, REFUSED = ReplyStatus
 ACTORS = ("log_writer", "consensus", "frontend")
 A, B = b"client A", b"client B"
@@ -113,7 +113,7 @@ def test_a_ping_is_answered_at_once() -> None:
     assert scene.answers() == [(5, OK, b"")]
 
 
-@pytest.mark.parametrize("kind", [0, 7, -3, (1 << 64) - 1])
+@pytest.mark.parametrize("kind", [0, 9, -3, (1 << 64) - 1])
 def test_unknown_kinds_are_invalid(kind: int) -> None:
     scene = Scene()
     assert scene.ask((5, kind, b"")) == []

@@ -2,6 +2,8 @@
 
 Three nodes with the real actors, supervisors and client core, on the bus of `fake_bus` (DESIGN section 3). A run is one
 kill; the boundary moves on by one from run to run. `check_promise` and `check_state` watch every run.
+
+Snapshots are taken every few entries and travel in tiny pieces, so that every kill happens amid them.
 """
 
 from __future__ import annotations
@@ -11,11 +13,22 @@ from random import Random
 import pytest
 from fake_cluster import ACTORS, Cluster, ClusterNode, Writer
 
+from zraft.actors import applier, consensus
 from zraft.messages import StopRequest
-from zraft.raft import Role
+from zraft.raft import Role, progress
 
 SERVES_AGAIN_MS = 1_000
 ROLES = ("leader", "follower")
+PIECE_BYTES = 150
+
+
+@pytest.fixture(autouse=True)
+def tiny_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(applier, "PIECE_BYTES", PIECE_BYTES)
+    monkeypatch.setattr(applier, "WINDOW_BYTES", 3 * PIECE_BYTES)
+    monkeypatch.setattr(consensus, "SNAPSHOT_PIECE_BYTES", PIECE_BYTES)
+    monkeypatch.setattr(progress, "SNAPSHOT_PIECE_BYTES", PIECE_BYTES)
+    monkeypatch.setattr(progress, "SNAPSHOT_WINDOW_BYTES", 3 * PIECE_BYTES)
 
 
 def pick(cluster: Cluster, role: str) -> ClusterNode:
@@ -81,7 +94,7 @@ def kill_at_birth(actor: str, plan: dict[tuple[str, int], int]) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("actor", ("consensus", "log_writer", "applier", "transport", "frontend"))
+@pytest.mark.parametrize("actor", ("consensus", "log_writer", "snapshot_writer", "applier", "transport", "frontend"))
 def test_kill_while_another_recovers(actor: str, role: str) -> None:
     """Two deaths at once or one after the other, in any order: each restart meets a neighbour that is new as well."""
     for seed in range(8):
@@ -91,7 +104,7 @@ def test_kill_while_another_recovers(actor: str, role: str) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("actor", ("consensus", "log_writer", "applier", "transport", "frontend"))
+@pytest.mark.parametrize("actor", ("consensus", "log_writer", "snapshot_writer", "applier", "transport", "frontend"))
 def test_kill_while_another_recovers_many_times(actor: str, role: str) -> None:
     for seed in range(8, 200):
         kill_two(actor, role, seed)
@@ -142,6 +155,86 @@ def kill_during_elections(seed: int) -> None:
             if slot.context is not None:
                 slot.context.spare()
     cluster.elect()
+    serve_and_check(cluster, writer)
+
+
+SNAPSHOT_ACTORS = ("consensus", "log_writer", "snapshot_writer", "applier", "transport")
+
+
+def away_too_long(seed: object) -> tuple[Cluster, ClusterNode, ClusterNode, Writer]:
+    """A node comes back that needs entries which no other has any more. Returns also the leader."""
+    cluster = Cluster(seed)
+    away = pick(cluster, "follower")
+    writer = Writer(cluster, window=3)
+    cluster.run_until(lambda: writer.writes >= 3)
+    cluster.away.add(away.name)
+    others = [node for node in cluster.nodes.values() if node is not away]
+    cluster.run_until(lambda: all(node.log.base[0] > away.raft.log.last_index for node in others))
+    cluster.away.clear()
+    leader = cluster.leader()
+    assert leader is not None
+    return cluster, leader, away, writer
+
+
+def test_a_node_that_was_away_too_long_gets_a_snapshot() -> None:
+    cluster, leader, away, writer = away_too_long("snapshot")
+    had = away.raft.log.last_index
+    assert leader.log.base[0] > 0, "segments were removed"
+    cluster.run_until(lambda: away.raft.log.base_index > had)
+    assert away.raft.snapshot.index > had
+    serve_and_check(cluster, writer)
+    assert away.log.base[0] > had
+    assert all(life == 1 for node in cluster.nodes.values() for life in node.supervisor.incarnations.values())
+
+
+@pytest.mark.parametrize("end", ["sender", "receiver"])
+@pytest.mark.parametrize("actor", SNAPSHOT_ACTORS)
+def test_kill_while_a_snapshot_is_installed(actor: str, end: str) -> None:
+    for boundary in (*range(0, 24, 2), 31, 47):
+        kill_during_install(actor, end, boundary)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("end", ["sender", "receiver"])
+@pytest.mark.parametrize("actor", SNAPSHOT_ACTORS)
+def test_kill_at_each_boundary_while_a_snapshot_is_installed(actor: str, end: str) -> None:
+    for boundary in range(150):
+        kill_during_install(actor, end, boundary)
+
+
+def kill_during_install(actor: str, end: str, boundary: int) -> None:
+    cluster, leader, away, writer = away_too_long(f"{actor} {end} {boundary}")
+    node = leader if end == "sender" else away
+    node.kill(actor, boundary)
+    cluster.run_until(lambda: node.slots[actor].deaths)
+    cluster.run_until(lambda: node.slots[actor].actor is not None)
+    serve_and_check(cluster, writer)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_kills_of_many_while_a_snapshot_is_installed(seed: int) -> None:
+    kill_many_during_install(seed)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_kills_of_many_while_many_snapshots_are_installed() -> None:
+    for seed in range(12, 300):
+        kill_many_during_install(seed)
+
+
+def kill_many_during_install(seed: int) -> None:
+    dice = Random(f"install {seed}")
+    cluster, leader, away, writer = away_too_long(f"many {seed}")
+    for _ in range(4):
+        node, actor = dice.choice((leader, away)), dice.choice(SNAPSHOT_ACTORS)
+        node.kill(actor, dice.randrange(40))
+        cluster.run_for(dice.randrange(25))
+    for node in (leader, away):
+        for slot in node.slots.values():
+            if slot.context is not None:
+                slot.context.spare()
     serve_and_check(cluster, writer)
 
 

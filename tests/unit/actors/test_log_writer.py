@@ -67,8 +67,9 @@ class Scene:
 
 def append(sequence: int, first: int = 0, term: int = 1, count: int = 1, **fields: Any) -> Append:
     """An Append of a batch at `first` (0: none)."""
-    batches = ((first, count, term, b"entries %d of term %d" % (first, term)),) if first else ()
-    return Append(sequence, fields.get("hard_state", ()), batches, fields.get("replies", ()))
+    marked = fields.get("marked", False)
+    batches = ((first, count, term, b"entries %d of term %d" % (first, term), marked),) if first else ()
+    return Append(sequence, fields.get("hard_state", ()), batches, fields.get("replies", ()), fields.get("reset", ()))
 
 
 FULL = OSError(errno.ENOSPC, "no space")
@@ -76,18 +77,18 @@ BROKEN = OSError(errno.EIO, "broken")
 
 
 def test_a_fresh_store_says_so() -> None:
-    assert Scene().recover() == Recovered(0, "", True, 0, (), (), (), 0, 77)
+    assert Scene().recover() == Recovered(0, "", True, (0, 0), 0, (), (), (), 0, 77)
 
 
 def test_what_was_appended_is_recovered() -> None:
     scene = Scene()
-    scene.say(append(1, 1, hard_state=(3, "n2")), append(2, 2, term=3, count=2))
+    scene.say(append(1, 1, hard_state=(3, "n2"), marked=True), append(2, 2, term=3, count=2))
     scene.life(2)
     answer = scene.recover()
     assert (answer.term, answer.voted_for, answer.fresh, answer.last_index) == (3, "n2", False, 3)
     assert answer.term_runs == ((1, 1), (2, 3))
-    assert answer.head == ((1, 1, 1, b"entries 1 of term 1"),)
-    assert answer.tail == ((1, 1, 1, b"entries 1 of term 1"), (2, 2, 3, b"entries 2 of term 3"))
+    assert answer.configs == ((1, 1, 1, b"entries 1 of term 1", True),)
+    assert answer.tail == ((1, 1, 1, b"entries 1 of term 1", True), (2, 2, 3, b"entries 2 of term 3", False))
 
 
 def test_no_vote_is_an_empty_one() -> None:
@@ -191,7 +192,7 @@ def test_the_fence_discards_what_an_older_consensus_wanted() -> None:
     scene.actor.receive("consensus", append(1, 1, hard_state=(9, "n3"), replies=(("n3", b"vote of term 9"),)))
     scene.actor.on_neighbour_restarted("consensus")
     sent = scene.say(Recover())
-    assert sent == [("consensus", Recovered(0, "", True, 0, (), (), (), 0, 77))]
+    assert sent == [("consensus", Recovered(0, "", True, (0, 0), 0, (), (), (), 0, 77))]
     assert scene.say(append(1, 1, hard_state=(1, "n1"))) == [("consensus", Appended(1))]
     assert scene.recover().term == 1
 
@@ -277,7 +278,7 @@ def test_killed_in_a_write_the_next_life_has_all_or_nothing_of_it() -> None:
 def test_entries_are_read_for_whom_they_are_wanted() -> None:
     scene = Scene()
     scene.say(append(1, 1, count=3), append(2, 4))
-    batches = ((1, 3, 1, b"entries 1 of term 1"), (4, 1, 1, b"entries 4 of term 1"))
+    batches = ((1, 3, 1, b"entries 1 of term 1", False), (4, 1, 1, b"entries 4 of term 1", False))
     assert scene.say(ReadLog("n3", 2, 1000)) == [("consensus", LogRead("n3", 2, batches))]
     assert scene.say(ReadLog("", 4, 1)) == [("consensus", LogRead("", 4, batches[1:]))]
     assert scene.say(ReadLog("n3", 5, 1000)) == [("consensus", LogRead("n3", 5, ()))]
@@ -292,16 +293,16 @@ def test_what_is_read_in_a_batch_is_what_was_there_before_it() -> None:
 def test_the_tail_ends_with_the_last_entry_however_long_the_log_is() -> None:
     scene = Scene()
     last = 3 * TAIL_ENTRIES
-    scene.say(append(1, 1, count=last - 1), append(2, last))
+    scene.say(append(1, 1, count=last - 1, marked=True), append(2, last))
     answer = scene.recover()
     assert answer.tail[-1][0] + answer.tail[-1][1] - 1 == last
-    assert answer.head[0][0] == 1
+    assert [batch[0] for batch in answer.configs] == [1]
 
 
 def test_the_tail_of_large_entries_is_bounded() -> None:
     scene = Scene()
     for index in range(1, 30):
-        scene.actor.receive("consensus", Append(index, (), ((index, 1, 1, bytes(1_000_000)),), ()))
+        scene.actor.receive("consensus", Append(index, (), ((index, 1, 1, bytes(1_000_000), False),), (), ()))
     scene.say()
     answer = scene.recover()
     assert answer.tail[-1][0] == 29

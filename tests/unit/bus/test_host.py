@@ -20,7 +20,6 @@ from zraft.messages import (
     ActorRestarted,
     ActorStarted,
     Appended,
-    Applied,
     HostDied,
     HostStopped,
     KillActor,
@@ -62,7 +61,7 @@ class Echo(Actor):
         self.batch.append(message.sequence)
 
     def on_wakeup(self, now_ms: int) -> None:
-        self.context.send("test", Applied(int(self.wakeup_ms is None)))
+        self.context.send("test", Appended(int(self.wakeup_ms is None)))
 
     def on_neighbour_restarted(self, name: str) -> None:
         self.batch.append(-1)
@@ -74,7 +73,7 @@ class Echo(Actor):
         if self.batch:
             batch, self.batch = self.batch, []
             self.context.send("test", Propose(tuple((number, b"") for number in batch)))
-            self.context.send("test", Applied(len(batch)))
+            self.context.send("test", Appended(len(batch)))
 
 
 class OtherEcho(Echo):
@@ -160,7 +159,7 @@ class Bench:
     def answer(self) -> list[int]:
         """The numbers of the next batch."""
         numbers = [token for token, _ in self.heard()[3].proposals]
-        assert self.heard()[3] == Applied(len(numbers))
+        assert self.heard()[3] == Appended(len(numbers))
         return numbers
 
     def close(self) -> None:
@@ -205,7 +204,7 @@ def test_a_wakeup_comes_once_and_not_before_its_time(bench: Bench) -> None:
     bench.start()
     bench.say(Echo.WAKE_ME)
     assert bench.answer() == [Echo.WAKE_ME]
-    assert bench.heard()[3] == Applied(1), "wakeup_ms is None while it is called"
+    assert bench.heard()[3] == Appended(1), "wakeup_ms is None while it is called"
     assert not bench.pulls["test"].poll(50)
 
 
