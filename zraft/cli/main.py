@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zraft.cli import output
+from zraft.cli.backup import backup_command, compact_command, restore_command
 from zraft.cli.common import (
     ExitStatus,
     Failure,
@@ -236,6 +237,11 @@ def _wait_for_leader(
             goal = f"{wanted} does not lead" if wanted else "no other node leads"
             raise Failure(f"the leader was asked to hand over, but {goal} in time", ExitStatus.NO_ANSWER)
         time.sleep(0.05)
+
+
+cli.add_command(compact_command)
+cli.add_command(backup_command)
+cli.add_command(restore_command)
 
 
 @cli.command("completion")

@@ -14,7 +14,7 @@ import zmq
 from zraft.client import requests
 from zraft.client.core import ClientCore
 from zraft.client.endpoints import resolve_endpoints
-from zraft.client.requests import Data, KeyValue, Request
+from zraft.client.requests import Data, KeyValue, Request, SavedSnapshot
 from zraft.client.sockets import Sockets
 from zraft.client.survey import STATUS_SECONDS, StatusSurvey
 from zraft.errors import Unavailable, ZraftError
@@ -64,6 +64,11 @@ class AsyncClient:
         value: bytes | None = await self._ask(requests.get_value(key), timeout)
         return value
 
+    async def revision(self, *, timeout: float | None = None) -> int:
+        """The store's revision, which counts all changes. Linearizable."""
+        _, revision = await self._ask(requests.get_at_revision(b""), timeout)
+        return int(revision)
+
     async def get_entry(self, key: Data, *, timeout: float | None = None) -> KeyValue | None:
         """Return `key` with its value and revisions, None if it is absent. Linearizable."""
         entry: KeyValue | None = await self._ask(requests.get_entry(key), timeout)
@@ -106,6 +111,24 @@ class AsyncClient:
         (address,) = resolve_endpoints([endpoint])
         runner = self._running()
         await runner.ask(requests.inject_fault(fault), self._deadline(runner, timeout), address)
+
+    async def compact(self, endpoint: str, revision: int = 0, *, timeout: float | None = None) -> SavedSnapshot:
+        """As `Client.compact`."""
+        (address,) = resolve_endpoints([endpoint])
+        runner = self._running()
+        saved: SavedSnapshot = await runner.ask(requests.compact(revision), self._deadline(runner, timeout), address)
+        return saved
+
+    async def read_snapshot(
+        self, endpoint: str, index: int, offset: int, *, timeout: float | None = None
+    ) -> tuple[bytes, int]:
+        """As `Client.read_snapshot`."""
+        (address,) = resolve_endpoints([endpoint])
+        runner = self._running()
+        piece: tuple[bytes, int] = await runner.ask(
+            requests.read_snapshot(index, offset), self._deadline(runner, timeout), address
+        )
+        return piece
 
     async def _ask(self, request: Request, timeout: float | None) -> Any:
         runner = self._running()

@@ -198,7 +198,7 @@ class ClientCore:
                 value = call.request.convert(result)
             else:
                 value = call.request.convert((0, body))
-        except (CodecError, LookupError, TypeError, ValueError) as error:
+        except (CodecError, WireError, LookupError, TypeError, ValueError) as error:
             self._give_up(call, f"{link.endpoint} gave an answer that is not understood ({error})")
             return
         self._retire(call)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from zraft.errors import InvalidRequest
 from zraft.statemachine.codec import CodecError, Op, Query, check_key, check_value, encode_query, prefix_end
-from zraft.wire import RequestKind
+from zraft.wire import RequestKind, unpack_piece
 
 PAGE_ENTRIES = 4096
 PAGE_BYTES = 1024 * 1024
@@ -224,3 +224,32 @@ def transfer_leadership(to: str | None) -> Request:
 def inject_fault(fault: Mapping[str, Any]) -> Request:
     """Ask one node to inject `fault` into itself; answered by None."""
     return Request("chaos", int(RequestKind.CHAOS), _nothing, json.dumps(fault).encode(), repeatable=False)
+
+
+class SavedSnapshot(NamedTuple):
+    """A node's snapshot on its disk: the log index that it reaches to, and its size in bytes."""
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    size: int
+
+
+def compact(revision: int) -> Request:
+    """Ask one node for a snapshot, not older than `revision`; answered by its `SavedSnapshot`, once it is durable."""
+    body = json.dumps({"revision": revision}).encode()
+    return Request("compact", int(RequestKind.COMPACT), _to_saved_snapshot, body)
+
+
+def _to_saved_snapshot(result: tuple[Any, ...]) -> SavedSnapshot:
+    fields = json.loads(result[1])
+    return SavedSnapshot(int(fields["index"]), int(fields["bytes"]))
+
+
+def read_snapshot(index: int, offset: int) -> Request:
+    """Ask one node for some bytes of its snapshot of `index`, from `offset` on; answered by (those bytes, its size)."""
+    body = json.dumps({"index": index, "offset": offset}).encode()
+    return Request("backup", int(RequestKind.SNAPSHOT), _to_piece, body)
+
+
+def _to_piece(result: tuple[Any, ...]) -> tuple[bytes, int]:
+    _, _, size, data = unpack_piece(result[1])
+    return data, size

@@ -19,7 +19,7 @@ import zmq
 from zraft.client import requests
 from zraft.client.core import ClientCore
 from zraft.client.endpoints import resolve_endpoints
-from zraft.client.requests import Data, KeyValue, Request
+from zraft.client.requests import Data, KeyValue, Request, SavedSnapshot
 from zraft.client.sockets import Sockets
 from zraft.client.survey import STATUS_SECONDS, StatusSurvey
 from zraft.errors import Unavailable, ZraftError
@@ -74,6 +74,11 @@ class Client:
         value: bytes | None = self._ask(requests.get_value(key), timeout)
         return value
 
+    def revision(self, *, timeout: float | None = None) -> int:
+        """The store's revision, which counts all changes. Linearizable."""
+        _, revision = self._ask(requests.get_at_revision(b""), timeout)
+        return int(revision)
+
     def get_entry(self, key: Data, *, timeout: float | None = None) -> KeyValue | None:
         """Return `key` with its value and revisions, None if it is absent. Linearizable."""
         entry: KeyValue | None = self._ask(requests.get_entry(key), timeout)
@@ -123,6 +128,23 @@ class Client:
         """Ask the node at `endpoint` to do `fault` to itself, where its config allows that."""
         (address,) = resolve_endpoints([endpoint])
         self._ask_until(requests.inject_fault(fault), self._deadline(timeout), address)
+
+    def compact(self, endpoint: str, revision: int = 0, *, timeout: float | None = None) -> SavedSnapshot:
+        """Have the node at `endpoint` take a snapshot of its state, which lets it shorten its log; wait until it is
+        durable. `revision`: the node first waits until its state is at least that new."""
+        (address,) = resolve_endpoints([endpoint])
+        saved: SavedSnapshot = self._ask_until(requests.compact(revision), self._deadline(timeout), address)
+        return saved
+
+    def read_snapshot(
+        self, endpoint: str, index: int, offset: int, *, timeout: float | None = None
+    ) -> tuple[bytes, int]:
+        """Some bytes of the snapshot of `index` on the node at `endpoint`, from `offset` on, and its whole size."""
+        (address,) = resolve_endpoints([endpoint])
+        piece: tuple[bytes, int] = self._ask_until(
+            requests.read_snapshot(index, offset), self._deadline(timeout), address
+        )
+        return piece
 
     def _deadline(self, timeout: float | None) -> float:
         return time.monotonic() + (self._timeout if timeout is None else timeout)

@@ -14,7 +14,7 @@ import pytest
 from fake_node import FakeNode, Store
 
 import zraft
-from zraft.wire import ReplyStatus, RequestKind
+from zraft.wire import ReplyStatus, RequestKind, pack_piece
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -39,6 +39,26 @@ def test_every_method() -> None:
                 assert [report["node"] for report in await client.status()] == ["n1"]
                 assert await client.transfer_leadership("n2") is None
                 assert await client.inject_fault(node.endpoint, {"op": "x"}) is None
+
+    run(main())
+
+
+def test_snapshots_are_asked_of_one_node() -> None:
+    def answer(item: tuple[int, int, bytes]) -> tuple[int, bytes] | None:
+        if item[1] == RequestKind.COMPACT:
+            return ReplyStatus.OK, b'{"index": 12, "bytes": 3000}'
+        if item[1] == RequestKind.SNAPSHOT:
+            return ReplyStatus.OK, pack_piece(12, 7, 3000, b"some bytes")
+        return None
+
+    async def main() -> None:
+        with FakeNode(Store()) as node:
+            node.intercept = answer
+            async with zraft.AsyncClient([node.endpoint]) as client:
+                await client.set("k", "v")
+                assert await client.revision() == 1
+                assert await client.compact(node.endpoint, 1) == (12, 3000)
+                assert await client.read_snapshot(node.endpoint, 12, 7) == (b"some bytes", 3000)
 
     run(main())
 

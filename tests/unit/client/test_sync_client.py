@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gc
+import json
 import threading
 import time
 import weakref
+from functools import partial
 
 import pytest
 from fake_node import FakeNode, Store
 
 import zraft
-from zraft.wire import ReplyStatus, RequestKind
+from zraft.wire import ReplyStatus, RequestKind, pack_piece
 
 
 def client_threads() -> list[threading.Thread]:
@@ -39,6 +41,46 @@ def test_every_method() -> None:
         assert client.transfer_leadership() is None
         assert client.inject_fault(node.endpoint, {"op": "x"}) is None
         assert [item[1] for item in node.items[-2:]] == [RequestKind.TRANSFER, RequestKind.CHAOS]
+
+
+def test_snapshots_are_asked_of_one_node() -> None:
+    """The bodies are JSON with numbers, as docs/PROTOCOL.md has them; the answers are what the node has."""
+
+    def answer(item: tuple[int, int, bytes]) -> tuple[int, bytes] | None:
+        if item[1] == RequestKind.COMPACT:
+            return ReplyStatus.OK, b'{"index": 12, "bytes": 3000}'
+        if item[1] == RequestKind.SNAPSHOT:
+            return ReplyStatus.OK, pack_piece(12, 7, 3000, b"some bytes")
+        return None
+
+    with FakeNode(Store()) as node, zraft.Client([node.endpoint]) as client:
+        node.intercept = answer
+        assert client.revision() == 0
+        client.set("k", "v")
+        assert client.revision() == 1
+        saved = client.compact(node.endpoint, 5)
+        assert (saved.index, saved.size) == (12, 3000)
+        assert client.read_snapshot(node.endpoint, 12, 7) == (b"some bytes", 3000)
+        bodies = [json.loads(body) for _, kind, body in node.items[-2:]]
+        assert bodies == [{"revision": 5}, {"index": 12, "offset": 7}]
+
+
+@pytest.mark.parametrize("kind", [RequestKind.COMPACT, RequestKind.SNAPSHOT])
+def test_snapshots_that_a_node_refuses_or_answers_with_nonsense(kind: int) -> None:
+    answers = [(int(ReplyStatus.REFUSED), b"no space")]
+    nonsense = (b"", b"{}", b"[]", b'{"index": 1}', b'{"index": "x", "bytes": 1}', b"\xc1", b"\x93")
+    answers += [(int(ReplyStatus.OK), body) for body in nonsense]
+    with FakeNode(Store()) as node, zraft.Client([node.endpoint], timeout=0.2) as client:
+        node.intercept = lambda item: answers[0] if item[1] == kind else None
+        call = partial(client.compact, node.endpoint)
+        if kind == RequestKind.SNAPSHOT:
+            call = partial(client.read_snapshot, node.endpoint, 1, 0)
+        with pytest.raises(zraft.InvalidRequest, match="no space"):
+            call()
+        while len(answers) > 1:
+            del answers[0]
+            with pytest.raises(zraft.ZraftError):
+                call()
 
 
 def test_threads_share_one_client_and_their_requests_share_frames() -> None:
