@@ -110,7 +110,8 @@ class Availability:
             if quiet_us > self._cut_off_limit_us:
                 return self._judge_cut_off(machine, raft, watch, quiet_us)
         if watch.stalled_us is not None and raft.role is Role.LEADER:
-            quiet_us = now_us - max(watch.stalled_us, watch.disturbed_us, self._answered_us(machine, watch))
+            led_us = machine.time_of_us(raft.log_clock[1])  # a vote may have been done between two stalls
+            quiet_us = now_us - max(watch.stalled_us, watch.disturbed_us, led_us, self._answered_us(machine, watch))
             if quiet_us > self._stall_limit_us and raft.oldest_write_ms is not None:
                 return Violation("a leader's disk works", f"{machine.name} leads, its disk stalled for {quiet_us} us")
         leader, term = self._leader

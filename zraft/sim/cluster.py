@@ -8,17 +8,18 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from zraft.actors.applier import Applier
+from zraft.actors.applier import Applier, SnapshotPolicy
 from zraft.actors.consensus import Consensus
 from zraft.actors.election_timer import ElectionTimer
 from zraft.actors.frontend import Frontend
 from zraft.actors.log_writer import LogWriter
+from zraft.actors.snapshot_writer import SnapshotWriter
 from zraft.actors.transport import Transport
 from zraft.raft import Address, Membership, Settings
 from zraft.sim.availability import Availability
 from zraft.sim.clients import SimClient
 from zraft.sim.disk import SimDisk
-from zraft.sim.durable import WatchedLog, terms_of
+from zraft.sim.durable import WatchedLog, WatchedSnapshots, terms_of
 from zraft.sim.faults import Faults
 from zraft.sim.invariants import Invariants, Violation
 from zraft.sim.network import Network
@@ -27,10 +28,10 @@ from zraft.sim.options import Options
 from zraft.sim.scheduler import Scheduler
 from zraft.sim.slot import Port
 from zraft.sim.transcript import Trace
-from zraft.storage import HardState, WriteAheadLog
+from zraft.storage import HardState, SnapshotStore, WriteAheadLog
 from zraft.storage.boundary import BoundaryDisk
 
-ACTORS = ("log_writer", "applier", "election_timer", "transport", "consensus", "frontend")
+ACTORS = ("log_writer", "snapshot_writer", "applier", "election_timer", "transport", "consensus", "frontend")
 PEER_INBOX = 100  # frames; TCP holds back the rest until it loses its patience
 CLIENT_INBOX = 200
 SLICE_US = 50_000
@@ -59,10 +60,41 @@ class LogOpener:
         assert isinstance(log, WatchedLog)
         now_us = cluster.scheduler.now_us
         hard_state = log.hard_state or HardState(0, None)
-        cluster.invariants.on_found(machine, terms_of(log), hard_state, machine.disk.now_us, now_us)
-        log.watch(cluster.invariants.holdings[machine.name], machine.disk)
+        holding = cluster.invariants.holdings[machine.name]
+        cluster.invariants.on_found(machine, terms_of(log, holding), hard_state, machine.disk.now_us, now_us)
+        log.watch(holding, machine.disk)
         self._log = log
         return log
+
+
+class EagerPolicy(SnapshotPolicy):
+    """As often as it was drawn, however little log there is: the states here are small, and their sessions are not."""
+
+    def is_due(self, entries: int, log_bytes: int, snapshot_bytes: int) -> bool:
+        """See SnapshotPolicy."""
+        return entries >= self.entries
+
+
+class SnapshotsOpener:
+    """As node.SnapshotsOpener."""
+
+    def __init__(self, cluster: Cluster, machine: Machine) -> None:
+        self._cluster = cluster
+        self._machine = machine
+        self._store: SnapshotStore | None = None
+
+    def open(self, boundary: Callable[[], None]) -> SnapshotStore:
+        """Open them, and compare what is found with what must be there."""
+        cluster, machine = self._cluster, self._machine
+        if self._store is not None:
+            self._store.close()
+        store = WatchedSnapshots.open(BoundaryDisk(machine.disk, boundary), f"/{machine.name}")
+        assert isinstance(store, WatchedSnapshots)
+        newest = 0 if store.newest is None else store.newest.header.index
+        cluster.invariants.on_snapshot_found(machine, newest, machine.disk.now_us, cluster.scheduler.now_us)
+        store.watch(cluster.invariants.holdings[machine.name], machine.disk, cluster.counts)
+        self._store = store
+        return store
 
 
 class Cluster:
@@ -80,7 +112,7 @@ class Cluster:
         self.endpoint_of = {name: f"tcp://127.0.0.1:71{name[1:]:0>2}" for name in self.names}
         self.node_at = {endpoint: name for name, endpoint in self.endpoint_of.items()}
         self.members = {name: Address(self.endpoint_of[name], f"peer of {name}") for name in self.names}
-        self.settings = Settings(options.election_timeout_ms, options.heartbeat_ms)
+        self.settings = Settings(options.election_timeout_ms, options.heartbeat_ms, options.snapshot_keep)
         self.invariants = Invariants(self.names)
         self.network = Network(self, options, Random(f"network {seed}"), self.counts)
         self.machines = {name: self._make_machine(name) for name in self.names}
@@ -99,11 +131,13 @@ class Cluster:
     ) -> Iterator[tuple[str, Callable[[Any], Any], dict[str, Port]]]:
         """(name, factory, ports) in the order of their start, as node.Node puts them together."""
         name, founding = machine.name, Membership(0, self.members)
-        opener = LogOpener(self, machine)
+        opener, snapshots = LogOpener(self, machine), SnapshotsOpener(self, machine)
+        policy = EagerPolicy(self.options.snapshot_entries)
         peers = {"peers": Port(partial(self._from_transport, name), PEER_INBOX)}
         clients = {"clients": Port(partial(self._from_frontend, name), CLIENT_INBOX)}
         yield "log_writer", lambda c: LogWriter(c, lambda: opener.open(c.boundary)), {}
-        yield "applier", Applier, {}
+        yield "snapshot_writer", lambda c: SnapshotWriter(c, lambda: snapshots.open(c.boundary)), {}
+        yield "applier", lambda c: Applier(c, policy), {}
         yield "election_timer", ElectionTimer, {}
         yield "transport", lambda c: Transport(c, name), peers
         yield "consensus", lambda c: Consensus(c, name, founding, self.members, self.settings), {}

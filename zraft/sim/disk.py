@@ -140,10 +140,11 @@ class SimDisk:
 
     def sync_directory(self, path: str) -> None:
         """See Disk."""
+        began_us = self.now_us
         self._spend(self._sync_us)
         done_us = self.now_us
         self._name_changes = [
-            (issued, done_us if durable is None else durable, name, source, file)
+            (issued, done_us if durable is None and issued <= began_us else durable, name, source, file)
             for issued, durable, name, source, file in self._name_changes
         ]
         self._fold_names()
@@ -282,12 +283,13 @@ class SimDisk:
         self._handles = {}
         self._locked = {}
 
-    def flip_bit(self) -> bool:
-        """Damage one bit of a log segment, where it has contents. False: there is none. The process is not running."""
-        paths = sorted(path for path, file in self._names.items() if path.endswith(".wal") and any(file.view))
+    def flip_bit(self, kind: str) -> bool:
+        """Damage one bit of a log segment (kind ".wal") or of the newest snapshot (".snapshot"), where it has contents.
+        False: there is none. The process is not running."""
+        paths = sorted(path for path, file in self._names.items() if path.endswith(kind) and any(file.view))
         if not paths:
             return False
-        file = self._names[self._rng.choice(paths)]
+        file = self._names[self._rng.choice(paths) if kind == ".wal" else paths[-1]]
         places = [start for start in range(0, len(file.view), 64) if any(file.view[start : start + 64])]
         offset = self._rng.choice(places) + self._rng.randrange(64)
         if offset >= len(file.view):

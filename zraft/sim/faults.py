@@ -23,8 +23,11 @@ DOWN_US = (50_000, 3_000_000)  # how long a crashed node stays down
 MAX_BOUNDARY = 12
 SEEK_US = 1_000
 SEEK_FOR_US = 400_000
-COUNTED_LATER = ("stalled-disk", "slow-disk", "full-disk", "failing-sync", "kill-in-write")  # when it takes effect
-KILLABLE = ("frontend", "transport", "consensus", "log_writer", "applier", "election_timer")
+COUNTED_LATER = (  # when they take effect
+    "stalled-disk", "slow-disk", "full-disk", "failing-sync", "kill-in-write", "crash-in-snapshot", "cut-with-tail",
+)  # fmt: skip
+DAMAGE = ("corrupt", "version", "what lies between was damaged")  # why a damaged node does not start
+KILLABLE = ("frontend", "transport", "consensus", "log_writer", "snapshot_writer", "applier", "election_timer")
 
 
 class Faults(LinkFaults):
@@ -103,7 +106,7 @@ class Faults(LinkFaults):
         if status and machine.name in invariants.lost and "data was lost" in reason:
             machine.given_up = reason
             return
-        if status and machine.name in invariants.damaged and ("corrupt" in reason or "version" in reason):
+        if status and machine.name in invariants.damaged and any(text in reason for text in DAMAGE):
             machine.given_up = reason
             invariants.lost.add(machine.name)
             return
@@ -190,6 +193,37 @@ class Faults(LinkFaults):
             process.kill("consensus", 0)
         elif now_us < end_us:
             self._scheduler.at(now_us + SEEK_US, self._seek_write, sought)
+
+    def _crash_in_snapshot(self, machine: Machine) -> str:
+        """Something dies while a snapshot is taken, sent, stored, adopted or loaded (trap 19)."""
+        if machine.process is None:
+            return ""
+        self._seek_snapshot((machine.process, self._scheduler.now_us + 4 * SEEK_FOR_US))
+        return machine.name
+
+    def _seek_snapshot(self, sought: tuple[Process, int]) -> None:
+        process, end_us = sought
+        if not (self._active and process.alive):
+            return
+        now_us = self._scheduler.now_us
+        applier, writer = process.actor("applier"), process.actor("snapshot_writer")
+        busy = applier is not None and (applier.taking is not None or applier.loading is not None)
+        if busy or (writer is not None and writer.unfinished):
+            self._scheduler.at(now_us + self._rng.randrange(20_000), self._strike_snapshot, process)
+        elif now_us < end_us:
+            self._scheduler.at(now_us + SEEK_US, self._seek_snapshot, sought)
+
+    def _strike_snapshot(self, process: Process) -> None:
+        if not (self._active and process.alive):
+            return
+        self._cluster.counts["crash-in-snapshot"] += 1
+        what = self._rng.choice(["power", "process", "snapshot_writer", "applier", "consensus", "log_writer"])
+        self._cluster.trace.event(self._scheduler.now_us, f"fault: amid a snapshot: {process.machine.name}: {what}")
+        if what in ("power", "process"):
+            self._crash(process.machine, power=what == "power")
+        else:
+            self._cluster.availability.disturbed(process.machine.name)
+            process.ask_kill(what, self._rng.randrange(MAX_BOUNDARY))
 
     def _thread_death(self, machine: Machine) -> str:
         process = machine.process
@@ -290,10 +324,28 @@ class Faults(LinkFaults):
             return ""
         machine.crash(power=False)
         self._later(self._start, machine, *DOWN_US)
-        if not machine.disk.flip_bit():
+        if not machine.disk.flip_bit(".wal"):
             return ""
         self._cluster.invariants.damaged.add(machine.name)
         return machine.name
+
+    def _snapshot_flip(self, machine: Machine) -> str:
+        """Damage the newest snapshot. The node goes on with the one before it, if that goes with the log."""
+        process = machine.process
+        if process is None or machine.name in self._cluster.invariants.flipped or not self._may_lose(machine):
+            return ""
+        consensus = process.actor("consensus")
+        raft = None if consensus is None else consensus.raft
+        if raft is None or not raft.snapshot.index:
+            return ""
+        replaceable = raft.snapshot.older_index >= raft.log.base_index
+        machine.crash(power=False)
+        self._later(self._start, machine, *DOWN_US)
+        if not machine.disk.flip_bit(".snapshot"):
+            return ""
+        invariants = self._cluster.invariants
+        (invariants.flipped if replaceable else invariants.damaged).add(machine.name)
+        return f"{machine.name}, {'there is an older one' if replaceable else 'its only one'}"
 
     def _wiped_disk(self, machine: Machine) -> str:
         if machine.process is None or not self._may_lose(machine):

@@ -39,6 +39,7 @@ class Seen:
         self.applying_index = -1
         self.state: tuple[Any, ...] = ()  # commit, term, role, and the ends of the log
         self.terms: list[int] = []  # of its log
+        self.base_index = 0
         self.last = (-1, -1)  # (last index, last term)
         self.commit_index = 0
         self.current_term = 0
@@ -50,11 +51,12 @@ class Invariants:
     """`committed`: every entry that was ever known to be committed, in order."""
 
     def __init__(self, names: list[str]) -> None:
-        self.holdings = {name: Holding() for name in names}
         self.lost: set[str] = set()  # nodes whose disk was wiped or refused: what they held counts as held
         self.wiped: set[str] = set()
-        self.damaged: set[str] = set()  # nodes in whose log a bit was flipped
+        self.damaged: set[str] = set()  # nodes in whose log a bit was flipped, or in its only snapshot
+        self.flipped: set[str] = set()  # nodes in whose newest snapshot a bit was flipped; there is an older one
         self.committed: list[Entry] = []
+        self.holdings = {name: Holding(self.committed) for name in names}
         self.committed_in: list[int] = []  # in which term each was first known to be
         self.leader_of: dict[int, str] = {}
         self.reference = Reference()
@@ -75,7 +77,10 @@ class Invariants:
             self._begins_with_its_disk(name, raft, now_us)
             seen = self._seen[name] = Seen(raft)
         log = raft.log
-        state = (raft.commit_index, raft.current_term, raft.role, log.last_index, log.last_term, log.durable_index)
+        state = (
+            raft.commit_index, raft.current_term, raft.role, log.last_index, log.last_term, log.durable_index,
+            log.base_index, raft.snapshot.index,
+        )  # fmt: skip
         if raft.applying_index == seen.applying_index and state == seen.state:
             return
         seen.applying_index, seen.state = raft.applying_index, state
@@ -89,7 +94,12 @@ class Invariants:
         if raft.current_term < seen.current_term:
             raise Violation("term goes back", f"{name}: {raft.current_term} < {seen.current_term}")
         seen.current_term = raft.current_term
-        if (log.last_index, log.last_term) != seen.last:
+        if not log.base_index <= raft.snapshot.index <= raft.commit_index:
+            raise Violation(
+                "compacted <= snapshot <= committed",
+                f"{name}: log after {log.base_index}, snapshot {raft.snapshot.index}, committed {raft.commit_index}",
+            )
+        if (log.last_index, log.last_term) != seen.last or log.base_index != seen.base_index:
             self._log_matching(name, raft, seen)
         if log.durable_index != seen.durable_index:
             self._believed_durable(name, raft, seen, now_us)
@@ -109,15 +119,25 @@ class Invariants:
                 "begins with what is on disk",
                 f"{name}: term {raft.current_term}, vote {raft.voted_for}; on disk {holding.hard_state}",
             )
-        durable = raft.log.durable_index
-        if durable != len(holding.terms) or (durable and raft.log.term(durable) != holding.terms[-1]):
-            raise Violation("begins with what is on disk", f"{name}: {durable} entries; on disk {len(holding.terms)}")
+        durable, held = raft.log.durable_index, holding.held(raft.snapshot.index)
+        if durable != len(held) or (durable and raft.log.term(durable) != held[-1]):
+            raise Violation("begins with what is on disk", f"{name}: {durable} entries; on disk {len(held)}")
 
     def _log_matching(self, name: str, raft: Raft, seen: Seen) -> None:
         """Same index and term: same entry, and the same one before it; so, by induction, the same all the way."""
-        log, terms = raft.log, seen.terms
+        log, terms, base = raft.log, seen.terms, raft.log.base_index
+        if base and (base > len(self.committed) or log.term(base) != self.committed[base - 1].term):
+            raise Violation("a snapshot holds what is committed", f"{name}: after {base} of term {log.term(base)}")
+        if base > len(terms) or (base and terms[base - 1] != log.term(base)):
+            terms[:] = self.holdings[name].prefix(base)
+        elif base > max(seen.base_index, raft.snapshot.older_index):
+            raise Violation(
+                "a damaged snapshot can be replaced",
+                f"{name}: log after {base}, the snapshot before the last one reaches to {raft.snapshot.older_index}",
+            )
+        seen.base_index = base
         agreed = min(log.last_index, len(terms))
-        while agreed and log.term(agreed) != terms[agreed - 1]:
+        while agreed > base and log.term(agreed) != terms[agreed - 1]:
             agreed -= 1
         del terms[agreed:]
         before = terms[-1] if terms else 0
@@ -139,7 +159,7 @@ class Invariants:
     def _believed_durable(self, name: str, raft: Raft, seen: Seen, now_us: int) -> None:
         """What the core takes for durable here is (traps 7, 8)."""
         durable = seen.durable_index = raft.log.durable_index
-        terms, last = self._settled(name, now_us).terms, raft.log.last_index
+        terms, last = self._settled(name, now_us).held(), raft.log.last_index
         if durable > min(last, len(terms)) or (durable and terms[durable - 1] != raft.log.term(durable)):
             found = f"{durable} of {last} for durable; on disk {len(terms)}: {terms[-5:]}"
             raise Violation("durable is on disk", f"{name} takes {found}")
@@ -161,7 +181,8 @@ class Invariants:
         voters = [voter for voter in self._names if voter == name or self._votes.get((voter, term)) == name]
         if 2 * len(voters) <= len(self._names):
             raise Violation("elected by a majority", f"{name} leads term {term}, voted for by {voters}")
-        runs = raft.log.term_runs()
+        base = raft.log.base_index
+        runs = [(base, raft.log.term(base)), *raft.log.term_runs()]
         log = self._leader_runs[term] = [first for first, _ in runs], [term for _, term in runs], raft.log.last_index
         for index in range(len(self.committed), 0, -1):
             if self.committed_in[index - 1] < term:
@@ -170,7 +191,9 @@ class Invariants:
 
     def _leader_completeness(self, term: int, log: tuple[list[int], list[int], int], index: int) -> None:
         first, terms, last_index = log
-        run = bisect_right(first, index) - 1
+        run = bisect_right(first, max(index, first[0])) - 1  # what lies before the log is committed, and in a snapshot
+        if index < first[0]:
+            return
         if index > last_index or terms[run] != self.committed[index - 1].term:
             raise Violation("leader completeness", f"{self.leader_of[term]} leads {term} without committed {index}")
 
@@ -179,7 +202,9 @@ class Invariants:
         if raft.commit_index < seen.commit_index:
             raise Violation("commit goes back", f"{name}: {raft.commit_index} < {seen.commit_index}")
         committed, log = self.committed, raft.log
-        if seen.led_term == raft.current_term and log.term(raft.commit_index) != raft.current_term:
+        by_snapshot = raft.commit_index == raft.snapshot.index  # of an older leader, whose last piece came late
+        led = seen.led_term == raft.current_term and not by_snapshot
+        if led and log.term(raft.commit_index) != raft.current_term:
             raise Violation(
                 "commits by its own term",
                 f"{name}, leader of {raft.current_term}, commits {raft.commit_index} of {log.term(raft.commit_index)}",
@@ -206,7 +231,7 @@ class Invariants:
         term = raft.log.term(index)
         holders = []
         for other in self._names:
-            terms = self._settled(other, now_us).terms
+            terms = self._settled(other, now_us).held()
             if other in self.lost or (len(terms) >= index and terms[index - 1] == term):
                 holders.append(other)
         if 2 * len(holders) <= len(self._names):
@@ -222,9 +247,9 @@ class Invariants:
         self._applied[name] = (machine, index)
         if index > len(self.committed):
             raise Violation("applied <= committed", f"{name} applied {index}, committed {len(self.committed)}")
-        terms = self._settled(name, now_us).terms
+        terms = self._settled(name, now_us).held()
         if name not in self.lost and (len(terms) < index or terms[index - 1] != self.committed[index - 1].term):
-            raise Violation("applied is durable", f"{name} applied {index}, on its disk {terms[index - 1:index]}")
+            raise Violation("applied is durable", f"{name} applied {index}, on its disk {terms[index - 1 : index]}")
         state_hash = machine.state_hash
         if self._hash_at.setdefault(index, state_hash) != state_hash:
             raise Violation("equal state", f"{name} at {index}: {state_hash}, elsewhere {self._hash_at[index]}")
@@ -250,10 +275,9 @@ class Invariants:
             if sender in self.wiped:
                 self._wiped_takes_no_part(sender, receiver, message)
             if kind is AppendReply and message.success:
-                if term == message.term and len(holding.terms) < message.at_index:
-                    raise Violation(
-                        "durable before said", f"{sender} says {message}; on disk {len(holding.terms)} entries"
-                    )
+                held = len(holding.held())
+                if term == message.term and held < message.at_index:
+                    raise Violation("durable before said", f"{sender} says {message}; on disk {held} entries")
             elif kind is RequestVote or (kind is VoteReply and message.granted):
                 vote = sender if kind is RequestVote else receiver
                 if term == message.term and voted_for != vote:
@@ -282,6 +306,14 @@ class Invariants:
                 f"{machine.name} found {len(terms)} entries {terms[-3:]}, {hard_state}; possible {possible}",
             )
 
+    def on_snapshot_found(self, machine: Machine, index: int, done_us: int, now_us: int) -> None:
+        """A snapshot_writer began a life and found this to be the newest."""
+        name, holding = machine.name, self.holdings[machine.name]
+        is_damaged = name in self.damaged or name in self.flipped
+        if name not in self.lost and not holding.on_snapshot_found(index, is_damaged, now_us, done_us):
+            possible = sorted(holding.possible_snapshots())
+            raise Violation("what was durable is found", f"{name} found snapshot {index}; possible {possible}")
+
     def on_crash(self, name: str, now_us: int) -> None:
         """What was under way is in doubt."""
         self.holdings[name].crash(now_us)
@@ -290,4 +322,4 @@ class Invariants:
         """Its disk is empty now."""
         self.lost.add(name)
         self.wiped.add(name)
-        self.holdings[name] = Holding()
+        self.holdings[name] = Holding(self.committed)

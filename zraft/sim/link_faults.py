@@ -6,11 +6,16 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
+from zraft.raft import Role
+from zraft.sim.availability import raft_of
 from zraft.sim.options import MAX_LAG_US
 
 if TYPE_CHECKING:
     from zraft.sim.cluster import Cluster
     from zraft.sim.node import Machine
+
+CUT_WITH_TAIL_US = 3_000_000
+SEEK_CONFLICT_US = 1_000
 
 Pairs = list[tuple[str, str]]  # directed: (sender, receiver)
 
@@ -119,6 +124,35 @@ class LinkFaults:
     def _end_lag(self, pairs: Pairs) -> None:
         for pair in pairs:
             self._cluster.network.lag_us.pop(pair, None)
+
+    def _cut_with_tail(self, machine: Machine) -> str:
+        """The leader is cut off, asleep, while clients go on to fill its log. It is back as soon as its successor has a
+        snapshot of something else than what stands there, and no log before that (trap 5)."""
+        rafts = {name: raft_of(each) for name, each in self._cluster.machines.items()}
+        leading = [name for name, raft in rafts.items() if raft is not None and raft.role is Role.LEADER]
+        if not leading or len(rafts) == 1:
+            return ""
+        leader = self._cluster.machines[leading[0]]
+        self._pause_slot(leader, "election_timer", CUT_WITH_TAIL_US)
+        pairs = both_ways(leader.name, self._others(leader))
+        self._cut(pairs, False, CUT_WITH_TAIL_US)
+        self._seek_conflict((leader, pairs, self._scheduler.now_us + CUT_WITH_TAIL_US))
+        return leader.name
+
+    def _seek_conflict(self, sought: tuple[Machine, Pairs, int]) -> None:
+        machine, pairs, end_us = sought
+        now_us, raft = self._scheduler.now_us, raft_of(machine)
+        if not self._active or raft is None or now_us >= end_us:
+            return
+        for other in map(raft_of, self._cluster.machines.values()):
+            if other is None or other.role is not Role.LEADER or other.current_term <= raft.current_term:
+                continue
+            index = other.snapshot.index
+            if other.log.base_index > raft.commit_index and raft.log.base_index < index <= raft.log.last_index:
+                self._cluster.counts["cut-with-tail"] += 1
+                self._heal_pairs(pairs)
+                return
+        self._scheduler.at(now_us + SEEK_CONFLICT_US, self._seek_conflict, sought)
 
     def _loss_burst(self, machine: Machine) -> str:
         network, options = self._cluster.network, self._cluster.options

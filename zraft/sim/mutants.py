@@ -5,9 +5,7 @@ A mutant lives as long as the `with` block that plants it. No production code kn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from zraft.actors.applier import Applier
 from zraft.actors.log_writer import LogWriter
@@ -20,51 +18,14 @@ from zraft.raft.raft import Raft
 from zraft.raft.reads import Reads
 from zraft.raft.replication import Replication
 from zraft.raft.state import State
+from zraft.sim import snapshot_mutants
+from zraft.sim.mutant import MUTANTS, mutant, planted
 from zraft.statemachine.machine import StateMachine
 from zraft.statemachine.sessions import Session, Sessions
 from zraft.storage import format as layout
 from zraft.storage.boundary import BoundaryDisk
 
-Plant = Callable[[Callable[[Any, str, Any], None]], None]
-
-
-class Mutant(NamedTuple):
-    """trap: its number in the list of traps; mistake: what it does; plant: does it, through the patcher it is given."""
-
-    trap: str
-    mistake: str
-    plant: Plant
-
-
-MUTANTS: dict[str, Mutant] = {}
-
-
-def mutant(name: str, trap: str, mistake: str) -> Callable[[Plant], Plant]:
-    """Register a mutant."""
-
-    def register(plant: Plant) -> Plant:
-        MUTANTS[name] = Mutant(trap, mistake, plant)
-        return plant
-
-    return register
-
-
-@contextmanager
-def planted(name: str) -> Iterator[None]:
-    """Within the block the mutant lives; name "": none does. Raises KeyError for a name that is none."""
-    undo: list[tuple[Any, str, Any]] = []
-
-    def patch(owner: Any, attribute: str, value: Any) -> None:
-        undo.append((owner, attribute, vars(owner)[attribute]))
-        setattr(owner, attribute, value)
-
-    if name:
-        MUTANTS[name].plant(patch)
-    try:
-        yield
-    finally:
-        for owner, attribute, value in reversed(undo):
-            setattr(owner, attribute, value)
+__all__ = ["MUTANTS", "planted", "snapshot_mutants"]
 
 
 # --- committing and reading
@@ -318,7 +279,7 @@ def _index_outlives_state(patch: Any) -> None:
     def on_recover(self: Applier, sender: str, message: Any) -> None:
         self.waiting_reads.clear()
         self.announced = max(self.machine.last_applied, reached.get(_process_of(self), 0))
-        self.context.send(sender, Applied(self.announced))
+        self.context.send(sender, Applied(self.announced, self.machine.log_time_ms, True))
 
     def end_batch(self: Applier) -> None:
         original(self)
@@ -390,9 +351,9 @@ def _no_fence(patch: Any) -> None:
 def _writes_not_repeated(patch: Any) -> None:
     original = RaftLog.restart_writes
 
-    def restart_writes(self: RaftLog, disk_runs: Any, disk_last_index: int) -> None:
+    def restart_writes(self: RaftLog, disk: RaftLog) -> None:
         unsent = self.unsent_index
-        original(self, disk_runs, disk_last_index)
+        original(self, disk)
         self.unsent_index = max(unsent, self.unsent_index)
 
     patch(RaftLog, "restart_writes", restart_writes)

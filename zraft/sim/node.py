@@ -40,6 +40,8 @@ CONTROL_US = 30
 WATCHED = ("consensus", "applier")  # what the invariants look at
 FATAL_ERRORS = (NodeMustStop, StorageError, OSError)  # as in bus.host
 
+DISK_OWNERS = ("log_writer", "snapshot_writer")
+
 
 class Process:
     """One life of a node's process, from its start to a crash or to its end by itself."""
@@ -59,7 +61,7 @@ class Process:
         self._delay_us = cluster.options.actor_delay_us
         self.slots: dict[str, Slot] = {}
         for name, factory, ports in cluster.actors_of(machine, self):
-            disk = machine.disk if name == "log_writer" else None
+            disk = machine.disk if name in DISK_OWNERS else None
             self.slots[name] = Slot(machine.name, name, factory, ports, disk, name in WATCHED)
         host_of = {name: f"host of {name}" for name in self.slots}
         self._hosts = {host: name for name, host in host_of.items()}

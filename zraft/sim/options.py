@@ -24,12 +24,15 @@ FAULTS = (
     "full-disk",
     "failing-sync",
     "bit-flip",
+    "snapshot-flip",
     "wiped-disk",
+    "crash-in-snapshot",
     "thread-death",
     "kill-in-write",
     "one-link",
     "lag",
     "stall-and-cut",
+    "cut-with-tail",
     "clean-stop",
     "transfer",
 )
@@ -44,13 +47,19 @@ COMBINATIONS = (
     ("stalled-disk",),
     ("bit-flip", "crash-process"),
     ("crash-power", "failing-sync"),
+    ("crash-in-snapshot", "isolate"),
+    ("crash-in-snapshot", "snapshot-flip", "crash-power"),
     ("isolate", "lag"),
     ("one-link",),
     ("kill-in-write",),
     ("stall-and-cut", "slow-disk"),
+    ("cut-with-tail",),
 )
 """Kinds that bring out more together, or alone, than among many: each was chosen for a classic mistake."""
 
+
+TAIL = ("cut-with-tail",)
+"""Needs a leader that is given much, and snapshots that are taken often."""
 
 QUIET: tuple[tuple[str, ...], ...] = (("one-link",), ("partial",))
 """They depose no leader whose followers stick to it; what does shows only where logs are equal and frames arrive."""
@@ -60,6 +69,9 @@ MAX_LAG_US = 500_000
 
 READ_PARTS = (0.2, 0.4, 1.0)
 HARDLY_A_WRITE = (0.98,)
+
+
+NO_SNAPSHOTS = 1_000_000_000
 
 
 class Options(NamedTuple):
@@ -86,6 +98,9 @@ class Options(NamedTuple):
     actor_delay_us: int = 100  # at most, until an actor that has something to do runs
     segment_bytes: int = 64 * 1024
     sync_us: int = 300  # mean of an fsync
+    snapshot_entries: int = NO_SNAPSHOTS  # a snapshot is due after so many entries
+    snapshot_keep: int = 0  # entries that stay in the log behind one
+    piece_bytes: int = 128 * 1024  # of a snapshot in one message
     faults: tuple[str, ...] = ()
     fault_interval_ms: int = 1_000  # mean
 
@@ -103,7 +118,7 @@ def draw_options(seed: int, nodes: int, faults_ms: int) -> Options:
     faults = _draw_faults(rng)
     is_quiet = faults in QUIET and rng.random() < 0.7
     is_noisy = not is_quiet and rng.random() < 0.6
-    return Options(
+    drawn = Options(
         nodes=nodes,
         clients=rng.randint(2, 6),
         client_window=rng.randint(1, 3),
@@ -119,9 +134,18 @@ def draw_options(seed: int, nodes: int, faults_ms: int) -> Options:
         actor_delay_us=rng.choice([50, 200, 2_000]),
         segment_bytes=rng.choice([16 * 1024, 32 * 1024, 128 * 1024, 512 * 1024]),
         sync_us=rng.choice([100, 500, 3_000]),
+        snapshot_entries=rng.choice([2, 2, 5, 20, 100, NO_SNAPSHOTS]),
+        snapshot_keep=rng.choice([0, 0, 3, 50]),
+        piece_bytes=rng.choice([150, 1_000, 128 * 1024]),
         faults=faults,
         fault_interval_ms=rng.choice([800, 1_500, 3_000] if is_quiet else [150, 500, 1_500, 4_000]),
     )
+    if faults == TAIL:
+        return drawn._replace(
+            clients=6, client_window=3, think_ms=20, read_parts=READ_PARTS, client_timeout_ms=(300, 1_000),
+            snapshot_entries=2, snapshot_keep=0,
+        )  # fmt: skip
+    return drawn
 
 
 def _draw_faults(rng: Random) -> tuple[str, ...]:

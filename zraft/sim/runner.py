@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from zraft.actors import applier, consensus
 from zraft.chaos.history import Operation
 from zraft.chaos.linearizability import Verdict, check, explain
+from zraft.raft import progress
 from zraft.sim.cluster import Cluster
 from zraft.sim.invariants import Violation
 from zraft.sim.mutants import planted
@@ -73,7 +75,7 @@ def run(plan: Plan, clock: Callable[[], float], trace: Trace | None = None) -> R
     nodes = plan.nodes or nodes_of(plan.seed)
     options = draw_options(plan.seed, nodes, plan.faults_ms)._replace(max_events=plan.steps)
     invariant = what = ""
-    with planted(plan.mutant), _quiet_log() as package_log:
+    with small_pieces(options.piece_bytes), planted(plan.mutant), _quiet_log() as package_log:
         cluster = Cluster(plan.seed, options, trace)
         if trace.recording:
             package_log.addHandler(NotesHandler(trace, lambda: cluster.scheduler.now_us))
@@ -109,6 +111,25 @@ def judge(history: list[Operation], clock: Callable[[], float]) -> tuple[str, st
         return "", ""
     name = "linearizable" if report.verdict is Verdict.NOT_LINEARIZABLE else "no verdict on linearizability"
     return name, "\n".join(explain(report))
+
+
+@contextmanager
+def small_pieces(piece_bytes: int) -> Iterator[None]:
+    """Snapshots travel in pieces of this size, so that those of small states have many, too."""
+    window = 4 * piece_bytes
+    sizes = (
+        (progress, "SNAPSHOT_PIECE_BYTES", piece_bytes), (progress, "SNAPSHOT_WINDOW_BYTES", window),
+        (consensus, "SNAPSHOT_PIECE_BYTES", piece_bytes),
+        (applier, "PIECE_BYTES", piece_bytes), (applier, "WINDOW_BYTES", window),
+    )  # fmt: skip
+    saved = [(module, name, getattr(module, name)) for module, name, _ in sizes]
+    for module, name, size in sizes:
+        setattr(module, name, size)
+    try:
+        yield
+    finally:
+        for module, name, size in saved:
+            setattr(module, name, size)
 
 
 @contextmanager

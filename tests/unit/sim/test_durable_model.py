@@ -9,7 +9,7 @@ VOTE = HardState(1, "n1")
 
 
 def holding() -> Holding:
-    made = Holding()
+    made = Holding([])
     made.begin(0, [VOTE, (1, 2, 1)])
     made.complete(100)
     return made
