@@ -327,10 +327,11 @@ class Applier(Actor):
         taking.written = message.offset
 
     def on_snapshot_saved(self, sender: str, message: SnapshotSaved) -> None:
-        """It is durable."""
-        self.snapshot_index, self.snapshot_bytes = message.index, message.size
+        """It is durable. A late answer to pieces of an older one says nothing of what is being taken now."""
+        if message.index >= self.snapshot_index:
+            self.snapshot_index, self.snapshot_bytes = message.index, message.size
         taking = self.taking
-        if taking is None:
+        if taking is None or message.index < taking.index:
             return
         self.stop_taking("" if taking.index == message.index else f"there is one of the first {message.index}")
         self.log_bytes -= taking.log_bytes

@@ -408,6 +408,7 @@ class Consensus(Actor):
             self.context.send("log_writer", CompactLog(output.compact))
         if output.restore:
             self.applier_knows = False
+            self.standing = None  # the answer to an older question
             self.questions += 1
             self.context.send("applier", RestoreSnapshot(output.restore))
         for first, entries in output.apply:

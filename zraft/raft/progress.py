@@ -40,6 +40,7 @@ class Progress:
         self.snapshot_size = 0
         self.snapshot_next = 0
         self.snapshot_acked = 0
+        self.snapshot_best = 0  # the most that it had of this one
 
     def may_send(self) -> bool:
         """Whether the window has room."""
@@ -102,7 +103,7 @@ class Progress:
         self.probe()
         self.state = ProgressState.SNAPSHOT
         self.snapshot_index, self.snapshot_term, self.snapshot_size = index, term, size
-        self.snapshot_next = self.snapshot_acked = 0
+        self.snapshot_next = self.snapshot_acked = self.snapshot_best = 0
         self.last_progress_ms = now_ms
         self.retries = 0
 
@@ -115,14 +116,19 @@ class Progress:
         return offset
 
     def snapshot_taken(self, offset: int, now_ms: int) -> None:
-        """The follower has all before offset; 0: it has nothing (any more) and begins again."""
+        """The follower has all before offset; 0: it has nothing any more. Then it gets all again, but not at once, and
+        ever less often: what made it drop the rest may last, such as a full disk."""
         if offset > self.snapshot_acked:
             self.last_progress_ms = now_ms
-            self.retries = 0
-        elif offset or not self.snapshot_acked:
-            return  # late; or the first piece was lost, and each that follows it is answered so
-        self.snapshot_acked = min(offset, self.snapshot_size)
-        self.snapshot_next = max(self.snapshot_next, self.snapshot_acked) if offset else 0
+            self.snapshot_acked = min(offset, self.snapshot_size)
+            self.snapshot_next = max(self.snapshot_next, self.snapshot_acked)
+            if offset > self.snapshot_best:
+                self.snapshot_best = offset
+                self.retries = 0
+        elif not offset and self.snapshot_acked:
+            self.last_progress_ms = now_ms
+            self.snapshot_acked = 0
+            self.snapshot_next = self.snapshot_size  # until it is overdue
 
     def retry_if_overdue(self, now_ms: int, heartbeat_ms: int) -> None:
         """The link works, but what was sent over it has had no answer for long: take it for lost and send it again.

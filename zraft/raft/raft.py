@@ -56,6 +56,7 @@ class Raft(Elections):
             self.note(f"did not run for {missed_ms} ms")
         self.election_deadline_ms += missed_ms
         self.transfer_deadline_ms += missed_ms
+        self.applier_lost_ms += missed_ms
         if self.oldest_write_ms is not None:
             self.oldest_write_ms += missed_ms
         for progress in self.progress.values():

@@ -30,11 +30,12 @@ LONG_WRITE_US = 50_000
 class Watch:
     """Since when, in virtual microseconds, something has been so without a break; None: it is not."""
 
-    __slots__ = ("cut_off_us", "disturbed_us", "is_full", "raised", "stalled_us", "term")
+    __slots__ = ("cut_off_us", "disturbed_us", "is_full", "raised", "stalled_us", "term", "writes_us")
 
     def __init__(self) -> None:
         self.cut_off_us: int | None = None  # it cannot exchange a frame with any majority
         self.stalled_us: int | None = None  # its disk answers nothing, or is full
+        self.writes_us: int | None = None  # its consensus waits for a write
         self.is_full = False  # its disk takes nothing, rather than to keep everybody waiting
         self.disturbed_us = 0  # when it last did not run as it should: restarts, pauses, kills
         self.term: int | None = None  # when last looked at while it was cut off
@@ -93,6 +94,10 @@ class Availability:
     def after_consensus(self, machine: Machine, raft: Raft) -> None:
         """Judge a consensus that has just run."""
         watch, (leader, term) = self._watches[machine.name], self._leader
+        if raft.oldest_write_ms is None:
+            watch.writes_us = None
+        elif watch.writes_us is None:
+            watch.writes_us = self._cluster.scheduler.now_us
         if watch.cut_off_us is None and watch.stalled_us is None and not (leader and raft.current_term > term):
             return
         violation = self._judge(machine, raft)
@@ -109,10 +114,11 @@ class Availability:
             quiet_us = now_us - max(watch.cut_off_us, watch.disturbed_us)
             if quiet_us > self._cut_off_limit_us:
                 return self._judge_cut_off(machine, raft, watch, quiet_us)
-        if watch.stalled_us is not None and raft.role is Role.LEADER:
+        if watch.stalled_us is not None and watch.writes_us is not None and raft.role is Role.LEADER:
             led_us = machine.time_of_us(raft.log_clock[1])  # a vote may have been done between two stalls
-            quiet_us = now_us - max(watch.stalled_us, watch.disturbed_us, led_us, self._answered_us(machine, watch))
-            if quiet_us > self._stall_limit_us and raft.oldest_write_ms is not None:
+            answered_us = max(watch.writes_us, self._answered_us(machine, watch))  # compaction may have begun before
+            quiet_us = now_us - max(watch.stalled_us, watch.disturbed_us, led_us, answered_us)
+            if quiet_us > self._stall_limit_us:
                 return Violation("a leader's disk works", f"{machine.name} leads, its disk stalled for {quiet_us} us")
         leader, term = self._leader
         if leader and raft.current_term > term:

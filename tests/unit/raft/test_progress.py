@@ -171,7 +171,7 @@ def test_a_transfer_that_is_resumed_skips_what_the_follower_has() -> None:
     assert pieces(progress) == list(range(12, 20))
 
 
-def test_a_follower_that_lost_it_gets_it_from_the_beginning_but_only_once() -> None:
+def test_a_follower_that_lost_it_gets_it_from_the_beginning_when_it_is_overdue() -> None:
     progress = sending(20)
     pieces(progress)
     progress.snapshot_taken(0, 1)
@@ -179,9 +179,25 @@ def test_a_follower_that_lost_it_gets_it_from_the_beginning_but_only_once() -> N
     progress.snapshot_taken(2 * SNAPSHOT_PIECE_BYTES, 1)
     assert pieces(progress) == [8, 9]
     progress.snapshot_taken(0, 1)
-    assert pieces(progress) == list(range(8))
     progress.snapshot_taken(0, 1)
-    assert pieces(progress) == []
+    assert pieces(progress) == [], "its disk may be full, and is not fuller at once"
+    progress.retry_if_overdue(1 + 3 * 50, 50)
+    assert pieces(progress) == list(range(8))
+
+
+def test_a_transfer_that_fails_again_and_again_goes_on_ever_less_often() -> None:
+    """There is room for the first pieces and never for the rest."""
+    progress = sending(20)
+    sent = now_ms = 0
+    while now_ms < 20_000:
+        now_ms += 10
+        taken = pieces(progress)
+        sent += len(taken)
+        if taken:
+            progress.snapshot_taken(5 * SNAPSHOT_PIECE_BYTES, now_ms)
+            progress.snapshot_taken(0, now_ms)
+        progress.retry_if_overdue(now_ms, 50)
+    assert 20 <= sent <= 150, sent
 
 
 def test_a_snapshot_that_is_not_heard_of_goes_again_from_what_is_there() -> None:
