@@ -363,6 +363,17 @@ def test_a_newer_one_from_the_leader_ends_the_one_that_is_taken_and_serves_who_a
     assert scene.applier.taking is None
 
 
+def test_late_news_of_an_older_one_ends_nothing_and_answers_nobody() -> None:
+    """A snapshot_writer that finds a snapshot saved already says so for each piece of it that waits in its mailbox."""
+    scene = Scene().begin()
+    scene.say(entries(1, 500), TakeSnapshot(9, 498))
+    assert scene.applier.taking is not None and scene.applier.taking.index == 500
+    scene.say(SnapshotSaved("", 400, 3, b"the members", 12_345, 0), sender="snapshot_writer")
+    assert scene.applier.taking is not None and scene.replies() == []
+    scene.deliver()
+    assert [(token, json.loads(body)["index"]) for token, _, body in scene.replies()] == [(9, 500)]
+
+
 # ---- by hand -------------------------------------------------------------------------------------------------------
 
 
