@@ -117,12 +117,16 @@ def send(client: Client, endpoint: str, fault: Mapping[str, Any], timeout_second
     Raises InvalidRequest if the node refuses, OutcomeUnknown or Unavailable if it does not answer in time.
     """
     deadline = time.monotonic() + timeout_seconds
+    in_doubt = False  # some copy of it may be in force
     while True:
         try:
             client.inject_fault(endpoint, fault, timeout=min(SEND_AGAIN_SECONDS, timeout_seconds))
             return
-        except (OutcomeUnknown, Unavailable):
+        except (OutcomeUnknown, Unavailable) as error:
+            in_doubt = in_doubt or isinstance(error, OutcomeUnknown)
             if time.monotonic() >= deadline:
+                if in_doubt and isinstance(error, Unavailable):
+                    raise OutcomeUnknown(f"{endpoint} does not answer any more; the fault may be in force") from error
                 raise
 
 

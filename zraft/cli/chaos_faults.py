@@ -13,6 +13,7 @@ from zraft.chaos.faults import ANY_PEER, MAX_DELAY_MS
 from zraft.cli.chaos_nodes import Nodes, Number, Which, add_disk, add_links, find, send_all, survey
 from zraft.cli.common import Command, ExitStatus, Failure
 from zraft.cli.output import print_json, print_table
+from zraft.errors import OutcomeUnknown
 
 ALL = "all"
 
@@ -191,7 +192,14 @@ def fail_fsync_command(which: Which, node: str) -> None:
 
     Example: zraft-chaos fail-fsync n1
     """
-    add_disk(survey(which), node, {"fail_sync": True})
+    try:
+        add_disk(survey(which), node, {"fail_sync": True})
+    except Failure as failure:
+        # A node that is busy has its next fsync, and is gone, before it has said that it will fail.
+        if isinstance(failure.__cause__, OutcomeUnknown) and survey(which)[node].get("error"):
+            click.echo(f"{node} does not answer any more: that fsync has failed; start it again")
+            return
+        raise
     click.echo(f"{node} stops at its next fsync, which fails; before that, {_heal(node)}; after it, start it again")
 
 

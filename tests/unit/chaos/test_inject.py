@@ -170,3 +170,23 @@ def test_no_answer_in_time() -> None:
     with pytest.raises(OutcomeUnknown):
         send(script, 0.0)
     assert len(script.calls) == 1
+
+
+class SilentClient:
+    """A client whose calls fail in turn, the last one again and again."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+
+    def inject_fault(self, endpoint: str, fault: object, *, timeout: float) -> None:
+        raise self.errors.pop(0) if len(self.errors) > 1 else self.errors[0]
+
+
+def test_a_node_that_takes_a_fault_and_is_gone_is_not_said_to_have_none() -> None:
+    """A fsync that fails ends a busy node before its answer is out; that later copies reach nobody says nothing."""
+    client: Any = SilentClient(OutcomeUnknown("no answer"), Unavailable("gone; it was surely not applied"))
+    with pytest.raises(OutcomeUnknown, match="may be in force"):
+        inject.send(client, "tcp://127.0.0.1:1", inject.HEAL, timeout_seconds=0.01)
+    client = SilentClient(Unavailable("gone; it was surely not applied"))
+    with pytest.raises(Unavailable, match="surely not applied"):
+        inject.send(client, "tcp://127.0.0.1:1", inject.HEAL, timeout_seconds=0.01)
