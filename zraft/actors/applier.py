@@ -12,7 +12,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from zraft.bus.actor import Actor, Context
-from zraft.errors import impossible
+from zraft.errors import NodeMustStop, impossible
 from zraft.messages import (
     Applied,
     Apply,
@@ -30,7 +30,7 @@ from zraft.messages import (
     WriteSnapshot,
 )
 from zraft.statemachine.machine import StateMachine
-from zraft.statemachine.snapshot import FrozenState, Restoring
+from zraft.statemachine.snapshot import FrozenState, Restoring, SnapshotError
 from zraft.storage.snapshot_format import SnapshotEncoder, SnapshotHeader, SnapshotParser
 from zraft.wire import ReplyStatus, unpack_entries
 
@@ -175,10 +175,16 @@ class Applier(Actor):
                 self.stand()
             return
         loading.index = index
-        loading.feed(data)
-        if loading.parser.complete:
-            self.loaded(loading, size)
-        else:
+        try:
+            loading.feed(data)
+            if loading.parser.complete:
+                self.loaded(loading, size)
+        except SnapshotError as error:  # no other life of this actor could read it either
+            raise NodeMustStop(
+                f"the snapshot of the first {index} entries is whole, but no state that this version knows ({error}): "
+                "start the version that wrote it"
+            ) from error
+        if not loading.parser.complete:
             self.read_more()
 
     def loaded(self, loading: Loading, size: int) -> None:

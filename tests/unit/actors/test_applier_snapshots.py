@@ -15,7 +15,7 @@ from memory_disk import MemoryDisk
 from zraft.actors import applier as module
 from zraft.actors.applier import MAX_REQUESTS, Applier, SnapshotPolicy
 from zraft.actors.snapshot_writer import SnapshotWriter
-from zraft.errors import ImpossibleState
+from zraft.errors import ImpossibleState, NodeMustStop
 from zraft.messages import (
     Applied,
     Apply,
@@ -36,7 +36,7 @@ from zraft.statemachine.codec import Op, Query, decode_result, encode_command, e
 from zraft.statemachine.machine import StateMachine
 from zraft.statemachine.snapshot import Restoring
 from zraft.storage import SnapshotStore
-from zraft.storage.snapshot_format import SnapshotParser
+from zraft.storage.snapshot_format import SnapshotEncoder, SnapshotHeader, SnapshotParser
 from zraft.wire import ReplyStatus, pack_entries
 
 NEVER = SnapshotPolicy(entries=1_000_000, bytes=1 << 40)
@@ -601,6 +601,15 @@ def test_late_answers_for_another_snapshot_or_place_are_not_taken_in() -> None:
     assert scene.applier.machine.state_hash == machine_after(1_500).state_hash
     scene.say(first, sender="snapshot_writer")
     assert scene.applier.machine.last_applied == 1_500
+
+
+def test_a_whole_snapshot_of_a_state_that_is_not_known_stops_the_node_in_words() -> None:
+    """Another life of the applier would fail of it, too."""
+    encoder = SnapshotEncoder(SnapshotHeader(9, 3, b"the members"))
+    data = encoder.begin() + encoder.add(b"\x91\x63") + encoder.finish()
+    scene = Scene()
+    with pytest.raises(NodeMustStop, match="first 9 entries is whole, but no state that this version knows"):
+        scene.say(SnapshotRead("", 9, 0, data, len(data)), sender="snapshot_writer")
 
 
 def test_reads_ask_for_pieces_of_bounded_size() -> None:
