@@ -21,9 +21,9 @@ PROGRAM = "zraft-sim"
 SHOWN_LINES = 60
 EFFECTS = (
     *FAULTS, "actor-deaths", "lost-frames", "doubled-frames", "reordered-frames", "cut-frames", "held-frames",
-    "torn-or-lost-writes",
+    "torn-or-lost-writes", "snapshots-local", "snapshots-received",
 )  # fmt: skip
-"""What the summary counts: faults that were injected and took effect, and what they did to frames and writes."""
+"""What the summary counts: faults that took effect, what they did to frames and writes, and snapshots."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
