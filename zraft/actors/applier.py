@@ -50,14 +50,15 @@ log = logging.getLogger(__name__)
 
 class SnapshotPolicy(NamedTuple):
     """When to take a snapshot: so many entries after the last one, or so many bytes of them, but not before those are
-    as many bytes as the last snapshot has: else a large state would be written over and over."""
+    half as many bytes as the last snapshot has: else a large state would be written over and over. Two such logs, the
+    two snapshots that are kept and the one being written are four times the state."""
 
     entries: int = 10_000
     bytes: int = 64 * 1024 * 1024
 
     def is_due(self, entries: int, log_bytes: int, snapshot_bytes: int) -> bool:
         """entries, log_bytes: applied since the last snapshot; snapshot_bytes: its size."""
-        return log_bytes >= snapshot_bytes and (entries >= self.entries or log_bytes >= self.bytes)
+        return 2 * log_bytes >= snapshot_bytes and (entries >= self.entries or log_bytes >= self.bytes)
 
 
 class Taking:

@@ -163,8 +163,8 @@ def test_the_policy_counts_entries_and_bytes_and_spares_large_states() -> None:
     assert not policy.is_due(99, 4_999, 0)
     assert policy.is_due(100, 10, 0)
     assert policy.is_due(1, 5_000, 0)
-    assert not policy.is_due(100, 4_999, 5_000), "as many bytes again as the last one has"
-    assert policy.is_due(100, 5_000, 5_000)
+    assert not policy.is_due(100, 2_499, 5_000), "half as many bytes again as the last one has"
+    assert policy.is_due(100, 2_500, 5_000)
 
 
 def test_a_snapshot_is_taken_when_it_is_due_and_not_before() -> None:
