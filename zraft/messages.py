@@ -123,6 +123,28 @@ class TimeoutNow(NamedTuple):
     term: int
 
 
+class Removed(NamedTuple):
+    """Member -> who asks for its vote and is no member: the committed configuration at config_index does not list you.
+    Lost: the other asks again. It knows no term: who was removed takes part in none."""
+
+    config_index: int
+
+
+class WhoAreYou(NamedTuple):
+    """Leader's transport -> whoever listens at an address that somebody wants to add. Lost: asked again. Answer: IAm."""
+
+
+class IAm(NamedTuple):
+    """Its transport -> that leader's. waiting: it holds nothing and waits to be added (config `join: true`). client:
+    where it says that clients reach it."""
+
+    node: str
+    store_id: int
+    cluster_id: int
+    waiting: bool
+    client: str
+
+
 # --- consensus <-> log_writer ----------------------------------------------------------------------------------
 
 
@@ -338,6 +360,20 @@ class Read(NamedTuple):
     reads: tuple[tuple[int, bytes], ...]
 
 
+class ChangeMembers(NamedTuple):
+    """frontend -> consensus: the members shall be others; change: as the client sent it, raft.change reads it. Lost:
+    the frontend says UNKNOWN. Answer: Replies, when the first entry of the change is committed."""
+
+    token: int
+    change: bytes
+
+
+class Endpoints(NamedTuple):
+    """consensus -> frontend: where clients reach the members, when that changed and when the frontend begins a life."""
+
+    clients: tuple[str, ...]
+
+
 class TransferLeadership(NamedTuple):
     """frontend -> consensus: hand leadership to target, or ("") to the most up-to-date peer. Answer: Replies."""
 
@@ -394,18 +430,39 @@ class Outbound(NamedTuple):
 
 
 class Inbound(NamedTuple):
-    """transport -> consensus: (peer, encoded peer message) ... as they came. Lost: as a packet is."""
+    """transport -> consensus: (peer, its store id, the store id that it takes this node to have or 0, its encoded peer
+    messages) ... as they came. Lost: as a packet is."""
 
-    messages: tuple[tuple[str, bytes], ...]
+    frames: tuple[tuple[str, int, int, tuple[bytes, ...]], ...]
 
 
 class Identity(NamedTuple):
-    """consensus -> transport: what to write on every frame and to demand of others' (cluster_id 0: not known yet),
-    and which peers there are at which addresses. Sent when known and when transport begins a life."""
+    """consensus -> transport: what to write on every frame and to demand of others' (cluster_id 0: not known yet), and
+    which peers there are: id -> (address, store id or 0). waiting: see IAm. Sent when known, when it changes, and when
+    transport begins a life."""
 
     cluster_id: int
     store_id: int
-    peers: dict[str, str]
+    waiting: bool
+    peers: dict[str, tuple[str, int]]
+
+
+class FindNode(NamedTuple):
+    """consensus -> transport: who listens at this peer address? Sent again and again for as long as consensus waits.
+    Lost: as a packet is. Answer: NodeFound."""
+
+    address: str
+
+
+class NodeFound(NamedTuple):
+    """transport -> consensus: that one. The fields are those of IAm."""
+
+    address: str
+    node: str
+    store_id: int
+    cluster_id: int
+    waiting: bool
+    client: str
 
 
 class Arm(NamedTuple):
@@ -495,15 +552,15 @@ class HandedOver(NamedTuple):
 
 PEER_MESSAGES = (
     RequestVote, VoteReply, AppendEntries, AppendReply, Heartbeat, HeartbeatReply, TimeoutNow,
-    InstallSnapshot, InstallSnapshotReply,
+    InstallSnapshot, InstallSnapshotReply, Removed, WhoAreYou, IAm,
 )  # fmt: skip
 
 BUS_MESSAGES = (
     Recover, Recovered, Append, Appended, ReadLog, LogRead, CompactLog, SaveClusterId, DiskFull,
     Apply, ReadAt, Applied, RestoreSnapshot,
     WriteSnapshot, SnapshotWritten, SnapshotSaved, SnapshotFailed, ReadSnapshot, SnapshotRead, TakeSnapshot,
-    Propose, Read, TransferLeadership, Replies, StatusRequest, StatusReply, KillRequest, SetFaults,
-    Outbound, Inbound, Identity, Arm, Tick,
+    Propose, Read, ChangeMembers, Endpoints, TransferLeadership, Replies, StatusRequest, StatusReply, KillRequest, SetFaults,
+    Outbound, Inbound, Identity, FindNode, NodeFound, Arm, Tick,
     StartActor, ActorStarted, ActorDied, ActorRestarted, KillActor, StopHost, HostStopped, HostDied,
     StopRequest, HandOver, HandedOver,
 )  # fmt: skip

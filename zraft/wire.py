@@ -143,21 +143,25 @@ def unpack_peer(body: bytes) -> Any:
 
 
 class PeerFrame(NamedTuple):
-    """What one TCP frame between nodes says: from which life of which cluster, from whom, to whom, which messages."""
+    """What one TCP frame between nodes says: of which cluster it is (0: the sender knows none yet); from whom, with
+    which data directory (its store id), listening where; to whom, with which data directory as far as the sender knows
+    (0: it does not); which messages. receiver "": whoever listens there."""
 
     cluster_id: int
     sender: str
     store_id: int
+    address: str
     receiver: str
+    receiver_store_id: int
     bodies: tuple[bytes, ...]
 
 
-_FRAME_TYPES = (int, str, int, str, tuple)
+_FRAME_TYPES = (int, str, int, str, str, int, tuple)
 
 
-def pack_peer_frame(cluster_id: int, sender: str, store_id: int, receiver: str, bodies: Sequence[bytes]) -> bytes:
-    """[version, cluster id, sender, sender's store id, receiver, [body, ...]]."""
-    return packb((PEER_VERSION, cluster_id, sender, store_id, receiver, bodies))
+def pack_peer_frame(frame: PeerFrame) -> bytes:
+    """[version, cluster id, sender, its store id, its address, receiver, its store id, [body, ...]]."""
+    return packb((PEER_VERSION, *frame))
 
 
 def unpack_peer_frame(frame: bytes) -> PeerFrame:
@@ -169,7 +173,7 @@ def unpack_peer_frame(frame: bytes) -> PeerFrame:
         raise WireError("no peer frame")
     if fields[0] != PEER_VERSION:
         raise WireError(f"version {str(fields[0])[:20]} (this node speaks {PEER_VERSION})")
-    if tuple(map(type, fields[1:])) != _FRAME_TYPES or any(type(body) is not bytes for body in fields[5]):
+    if tuple(map(type, fields[1:])) != _FRAME_TYPES or any(type(body) is not bytes for body in fields[7]):
         raise WireError("a peer frame with wrong fields")
     return PeerFrame._make(fields[1:])
 
@@ -188,6 +192,8 @@ class RequestKind(IntEnum):
     PING = 6  # body: empty; answered at once
     COMPACT = 7  # body: JSON, {"revision": of a state that the snapshot shall not be older than}: this node takes one
     SNAPSHOT = 8  # body: JSON, {"index": of a snapshot, 0 for the newest, "offset": of the wanted bytes}
+    MEMBERS = 9  # body: UTF-8 JSON: a change of members (raft.change); the leader answers JSON, {"index": of its entry}
+    ENDPOINTS = 10  # body: empty; answered by this node: UTF-8 JSON, a list of the members' client endpoints
 
 
 class ReplyStatus(IntEnum):
