@@ -131,16 +131,17 @@ class Removed(NamedTuple):
 
 
 class WhoAreYou(NamedTuple):
-    """Leader's transport -> whoever listens at an address that somebody wants to add. Lost: asked again. Answer: IAm."""
+    """Leader's transport -> whoever listens where a node shall join from. Lost: asked again. Answer: IAm."""
+
+    address: str
 
 
 class IAm(NamedTuple):
-    """Its transport -> that leader's. waiting: it holds nothing and waits to be added (config `join: true`). client:
-    where it says that clients reach it."""
+    """Its transport -> that leader's. address: as asked. waiting: it holds nothing and waits to be added (config `join:
+    true`). client: where it says that clients reach it, "" if it does not know. Its id, store and cluster stand on the
+    frame."""
 
-    node: str
-    store_id: int
-    cluster_id: int
+    address: str
     waiting: bool
     client: str
 
@@ -455,7 +456,7 @@ class FindNode(NamedTuple):
 
 
 class NodeFound(NamedTuple):
-    """transport -> consensus: that one. The fields are those of IAm."""
+    """transport -> consensus: that one does. The fields are those of IAm and of the frame around it."""
 
     address: str
     node: str
@@ -559,7 +560,8 @@ BUS_MESSAGES = (
     Recover, Recovered, Append, Appended, ReadLog, LogRead, CompactLog, SaveClusterId, DiskFull,
     Apply, ReadAt, Applied, RestoreSnapshot,
     WriteSnapshot, SnapshotWritten, SnapshotSaved, SnapshotFailed, ReadSnapshot, SnapshotRead, TakeSnapshot,
-    Propose, Read, ChangeMembers, Endpoints, TransferLeadership, Replies, StatusRequest, StatusReply, KillRequest, SetFaults,
+    Propose, Read, ChangeMembers, Endpoints, TransferLeadership, Replies,
+    StatusRequest, StatusReply, KillRequest, SetFaults,
     Outbound, Inbound, Identity, FindNode, NodeFound, Arm, Tick,
     StartActor, ActorStarted, ActorDied, ActorRestarted, KillActor, StopHost, HostStopped, HostDied,
     StopRequest, HandOver, HandedOver,

@@ -138,6 +138,11 @@ def _monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
+def _reachable(address: str) -> str:
+    """Where others reach what listens here, as far as that alone tells; "": not at all."""
+    return "" if "*" in address or "0.0.0.0" in address else address
+
+
 class Node:
     """One node. `run` blocks until it ends; `stop` may be called from a signal handler or another thread.
 
@@ -174,9 +179,11 @@ class Node:
         members = {node: Address(at.client, at.peer) for node, at in config.cluster.items()}
         settings = Settings(config.election_timeout_ms, config.heartbeat_ms, config.snapshot_keep)
         policy = SnapshotPolicy(config.snapshot_entries, config.snapshot_bytes)
-        founding = Membership(0, members)
-        own = [members[config.node].client] if config.node in members else []
-        endpoints = own + [at.client for node, at in members.items() if node != config.node]
+        founding = Membership(0, {} if config.join else members)
+        own = members.get(config.node) or Address(*(_reachable(at) for at in (config.bind_client, config.bind_peer)))
+        endpoints = [
+            at.client for at in (own, *(at for node, at in members.items() if node != config.node)) if at.client
+        ]
         names = [name for name in START_ORDER if name != "json_gateway" or config.json]
         facts = {"version": __version__, "pid": os.getpid()}
         clients: Mapping[str, Any] = {"clients": RouterPort(context, config.bind_client, "client", CLIENT_HWM)}
@@ -191,7 +198,7 @@ class Node:
             ActorSpec("snapshot_writer", lambda c: SnapshotWriter(c, lambda: snapshots.open(c.boundary)), none),
             ActorSpec("applier", lambda c: Applier(c, policy), none),
             ActorSpec("election_timer", ElectionTimer, none),
-            ActorSpec("transport", lambda c: world.transport(c, config.node), peers),
+            ActorSpec("transport", lambda c: world.transport(c, config.node, own), peers),
             ActorSpec("consensus", lambda c: Consensus(c, config.node, founding, members, settings), none),
             ActorSpec("frontend", lambda c: Frontend(c, config.node, names, world.parse_fault, facts), clients),
         ]

@@ -130,6 +130,7 @@ def unpack_peer(body: bytes) -> Any:
     if type(fields) is not tuple or not fields or type(fields[0]) is not int or not 0 <= fields[0] < len(_PEER_TYPES):
         raise WireError("no message that this version knows")
     tag, fields = fields[0], fields[1:]
+    fields = fields[: len(_PEER_TYPES[tag])]  # what a later version adds at the end, this one does without
     if tuple(map(type, fields)) != _PEER_TYPES[tag]:
         raise WireError(f"{PEER_MESSAGES[tag].__name__} with wrong fields")
     for field in fields:
@@ -173,9 +174,10 @@ def unpack_peer_frame(frame: bytes) -> PeerFrame:
         raise WireError("no peer frame")
     if fields[0] != PEER_VERSION:
         raise WireError(f"version {str(fields[0])[:20]} (this node speaks {PEER_VERSION})")
-    if tuple(map(type, fields[1:])) != _FRAME_TYPES or any(type(body) is not bytes for body in fields[7]):
+    fields = fields[1 : len(_FRAME_TYPES) + 1]  # as in unpack_peer
+    if tuple(map(type, fields)) != _FRAME_TYPES or any(type(body) is not bytes for body in fields[-1]):
         raise WireError("a peer frame with wrong fields")
-    return PeerFrame._make(fields[1:])
+    return PeerFrame._make(fields)
 
 
 # --- between clients and nodes ---------------------------------------------------------------------------------

@@ -24,8 +24,10 @@ def weather(cluster: Cluster, seconds: float, seed: int) -> Workload:
         work.wait_for(100)
     reports = cluster.wait_converged()
     length = reports["n1"]["last_applied"]
-    print(f"\n{seconds:g} s: {storm.node_kills} nodes and {storm.actor_kills} actors killed; {work.summary()}; "
-          f"{length} log entries")
+    print(
+        f"\n{seconds:g} s: {storm.node_kills} nodes and {storm.actor_kills} actors killed; {work.summary()}; "
+        f"{length} log entries"
+    )
     work.check(cluster)
     assert storm.node_kills >= seconds / 3 - 1 and storm.actor_kills >= seconds / 2
     return work

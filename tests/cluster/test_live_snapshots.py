@@ -152,7 +152,6 @@ def test_all_nodes_start_from_snapshots_and_from_the_older_one_if_the_newest_is_
     assert f"{newest}: snapshot corrupt at byte" in leader.log() and "it is not used" in leader.log()
     assert f"loaded the snapshot of the first {int(older.stem)} entries" in leader.log()
 
-
     leader.kill()
     for path in snapshots_of(leader):
         flip_a_byte(path)

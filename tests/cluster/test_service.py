@@ -163,9 +163,10 @@ def test_json_lines_pipelined_by_many(shared_cluster: Cluster) -> None:
 
 
 def test_leadership_is_transferred_under_writes(cluster: Cluster) -> None:
-    with Workload(cluster.endpoints, threads=4, clients=2, pause_seconds=0.002) as work, Client(
-        cluster.endpoints
-    ) as operator:
+    with (
+        Workload(cluster.endpoints, threads=4, clients=2, pause_seconds=0.002) as work,
+        Client(cluster.endpoints) as operator,
+    ):
         work.wait_for(100)
         for _ in range(3):
             old = cluster.leader()

@@ -75,7 +75,11 @@ def test_every_key_is_taken_from_the_file(tmp_path: Path) -> None:
         ),
     )
     assert (config.join, config.insecure, config.chaos) == (True, True, True)
-    assert (config.json, config.bind_client, config.bind_peer) == ("tcp://*:7301", "tcp://*:8101", "tcp://10.0.0.1:8201")
+    assert (config.json, config.bind_client, config.bind_peer) == (
+        "tcp://*:7301",
+        "tcp://*:8101",
+        "tcp://10.0.0.1:8201",
+    )
     assert (config.election_timeout_ms, config.heartbeat_ms) == ((400, 900), 200)
     assert (config.snapshot_entries, config.snapshot_bytes, config.snapshot_keep) == (10, 20, 0)
     assert config.threads == tuple(map(tuple, threads))
@@ -309,9 +313,7 @@ def test_any_bytes_are_refused_in_one_line(tmp_path_factory: pytest.TempPathFact
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
 def test_the_shipped_files(number: int) -> None:
     config = load_config(ROOT / "configs" / f"n{number}.yaml")
-    founders = {
-        f"n{i}": Addresses(f"tcp://127.0.0.1:710{i}", f"tcp://127.0.0.1:720{i}") for i in {1, 2, 3, number}
-    }
+    founders = {f"n{i}": Addresses(f"tcp://127.0.0.1:710{i}", f"tcp://127.0.0.1:720{i}") for i in {1, 2, 3, number}}
     assert config.node == f"n{number}"
     assert config.cluster == founders
     assert config.join is (number > 3)

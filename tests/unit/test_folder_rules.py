@@ -49,9 +49,7 @@ class Forbidden(NamedTuple):
 
 RULES = {
     "raft is pure": Allowed(("zraft/raft/",), (*PURE, "zraft.raft", "zraft.messages", "zraft.errors")),
-    "statemachine is pure": Allowed(
-        ("zraft/statemachine/",), (*PURE, "msgpack", "zraft.statemachine", "zraft.errors")
-    ),
+    "statemachine is pure": Allowed(("zraft/statemachine/",), (*PURE, "msgpack", "zraft.statemachine", "zraft.errors")),
     "what raft and statemachine stand on is pure": Allowed(
         ("zraft/messages.py", "zraft/errors.py"), (*PURE, "zraft.errors")
     ),

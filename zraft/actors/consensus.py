@@ -9,25 +9,30 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zraft.bus.actor import Actor, Context
+from zraft.changes import Changes
 from zraft.messages import (
     Append,
     Appended,
     Applied,
     Apply,
     Arm,
+    ChangeMembers,
     CompactLog,
     DiskFull,
+    Endpoints,
     Entry,
     EntryKind,
+    FindNode,
     HandedOver,
     HandOver,
     Identity,
     Inbound,
     LogRead,
+    NodeFound,
     Outbound,
     Propose,
     Read,
@@ -47,40 +52,17 @@ from zraft.messages import (
     TransferLeadership,
     WriteSnapshot,
 )
-from zraft.raft import Address, Durable, Membership, Output, Raft, Role, SavedSnapshot, Settings, Write
-from zraft.raft.log import MAX_RUN_BYTES, RaftLog
+from zraft.raft import Address, Membership, Output, Raft, Role, SavedSnapshot, Settings, Write
+from zraft.raft.log import MAX_RUN_BYTES
 from zraft.raft.progress import SNAPSHOT_PIECE_BYTES
-from zraft.wire import EntriesCache, ReplyStatus, WireError, pack_peer, unpack_entries, unpack_peer
+from zraft.recovered import durable_from, log_from, unpack_batches
+from zraft.wire import EntriesCache, ReplyStatus, WireError, pack_peer, unpack_peer
 
 TICKS_PER_HEARTBEAT = 4
 
 log = logging.getLogger(__name__)
 
-Batches = Sequence[tuple[int, int, int, bytes, bool]]
 _CONFIG = int(EntryKind.CONFIG)
-
-
-def unpack_batches(batches: Batches, first_index: int) -> list[Entry]:
-    """The valid entries of consecutive batches, from first_index on."""
-    entries: list[Entry] = []
-    for first, count, _, payload, _ in batches:
-        entries += unpack_entries(payload)[max(0, first_index - first) : count]
-    return entries
-
-
-def log_from(recovered: Recovered) -> RaftLog:
-    """The log as the disk holds it."""
-    base_index, base_term = recovered.base
-    tail = unpack_batches(recovered.tail, base_index + 1)
-    return RaftLog(recovered.term_runs, recovered.last_index, tail, (base_index, base_term))
-
-
-def configs_from(batches: Batches) -> Iterator[tuple[int, Membership]]:
-    """(index, members) of the CONFIG entries in these batches."""
-    for first, count, _, payload, _ in batches:
-        for index, entry in enumerate(unpack_entries(payload)[:count], first):
-            if entry.kind == _CONFIG:
-                yield index, Membership.decode(entry.data)
 
 
 class Consensus(Actor):
@@ -117,6 +99,7 @@ class Consensus(Actor):
         self.waiting_term = 0
         self.last_tick: Tick | None = None
         self.transfers: list[int] = []  # tokens
+        self.changes = Changes()
         self.handing_over = False
         self.replies: list[tuple[int, int, bytes]] = []
         self.undecodable = 0
@@ -133,6 +116,8 @@ class Consensus(Actor):
             Inbound: self.on_inbound,
             Propose: self.on_propose,
             Read: self.on_read,
+            ChangeMembers: self.on_change_members,
+            NodeFound: self.on_node_found,
             TransferLeadership: self.on_transfer_leadership,
             Tick: self.on_tick,
             HandOver: self.on_hand_over,
@@ -199,15 +184,7 @@ class Consensus(Actor):
             return
         self.store_id = recovered.store_id
         self.cluster_id = recovered.cluster_id
-        durable = Durable(
-            recovered.term,
-            recovered.voted_for or None,
-            log_from(recovered),
-            recovered.fresh,
-            None,
-            snapshot,
-            tuple(configs_from(recovered.configs)),
-        )
+        durable = durable_from(recovered, snapshot)
         raft = self.raft = Raft(self.node, self.founding, durable, self.settings, self.context.rng)
         self.recovered = self.snapshot = None
         log.info(
@@ -245,6 +222,9 @@ class Consensus(Actor):
         elif name == "frontend":
             self.waiting.clear()
             self.transfers.clear()
+            self.changes.forget()
+            if self.raft is not None:
+                self.tell_endpoints(self.raft.membership)
         elif self.raft is not None:
             if name == "transport":
                 self.identity = None
@@ -253,23 +233,37 @@ class Consensus(Actor):
                 self.arm()
 
     def tell_identity(self, raft: Raft) -> None:
-        """To transport, when it changed: cluster, store, peers; to the disk, once the cluster's id is committed."""
+        """To transport, when it changed: cluster, store, peers; to the disk, once the cluster's id is certain, which it
+        is when a founder has committed it, and for all others when they hear of it."""
         membership = raft.membership
         if self.identity is not None and self.identity_of is membership and self.cluster_id:
             return
-        if not self.cluster_id and raft.commit_index > 0:
+        if not self.cluster_id and membership.cluster_id and (raft.commit_index > 0 or not self.founding.voters):
             self.cluster_id = membership.cluster_id
             self.context.send("log_writer", SaveClusterId(self.cluster_id))
-        peers = {peer: self.address(membership, peer).peer for peer in raft.peers}
-        identity = Identity(self.cluster_id, self.store_id, peers)
+        members = membership.members
+        peers = {
+            node: (self.address(membership, node).peer, membership.stores.get(node, 0))
+            for node in members
+            if node != self.node
+        }
+        identity = Identity(self.cluster_id, self.store_id, not members, peers)
         if identity != self.identity:
             self.identity = identity
             self.context.send("transport", identity)
+        if membership is not self.identity_of:
+            self.tell_endpoints(membership)
         self.identity_of = membership
+
+    def tell_endpoints(self, membership: Membership) -> None:
+        """To the frontend: where clients reach the members."""
+        self.context.send(
+            "frontend", Endpoints(tuple(self.address(membership, node).client for node in membership.members))
+        )
 
     def address(self, membership: Membership, node: str) -> Address:
         """Where a member is reached from here."""
-        return self.overrides.get(node) or membership.voters[node]
+        return self.overrides.get(node) or membership.members[node]
 
     # --- inputs
 
@@ -277,12 +271,15 @@ class Consensus(Actor):
         """From peers."""
         if self.raft is None:
             return
-        for peer, body in message.messages:
-            try:
-                self.raft.step(peer, unpack_peer(body))
-            except WireError as error:
-                self.undecodable += 1
-                log.warning("dropped a message from %s: %s", peer, error)
+        for peer, store_id, meant_for, bodies in message.frames:
+            for body in bodies:
+                try:
+                    decoded = unpack_peer(body)
+                except WireError as error:
+                    self.undecodable += 1
+                    log.warning("dropped a message from %s: %s", peer, error)
+                else:
+                    self.raft.step(peer, decoded, store_id, meant_for)
 
     def on_tick(self, sender: str, message: Tick) -> None:
         """Kept for the end of the batch: what peers said before it was read comes first."""
@@ -350,6 +347,18 @@ class Consensus(Actor):
         else:
             self.transfers.append(message.token)
 
+    def on_change_members(self, sender: str, message: ChangeMembers) -> None:
+        """An operator's wish."""
+        raft = self.raft
+        if raft is None or raft.role is not Role.LEADER or raft.transferee or raft.commit_index < raft.term_start_index:
+            self.refuse([message.token])
+        else:
+            self.changes.request(raft, message.token, message.change)
+
+    def on_node_found(self, sender: str, message: NodeFound) -> None:
+        """Somebody answers at an address at which a node shall join."""
+        self.changes.on_found(self.cluster_id, message)
+
     def on_hand_over(self, sender: str, message: HandOver) -> None:
         """The node is about to stop."""
         raft = self.raft
@@ -365,7 +374,7 @@ class Consensus(Actor):
             self.replies += [(token, ReplyStatus.BUSY, b"") for token in tokens]
             return
         leader = b""
-        if raft is not None and raft.leader_id is not None:
+        if raft is not None and raft.leader_id is not None and raft.leader_id in raft.membership.members:
             leader = self.address(raft.membership, raft.leader_id).client.encode()
         self.replies += [(token, ReplyStatus.NOT_LEADER, leader) for token in tokens]
 
@@ -378,12 +387,14 @@ class Consensus(Actor):
             if self.last_tick is not None:
                 raft.tick(self.last_tick.now_ms)
                 self.last_tick = None
+            self.changes.advance(raft)
             output = raft.take_output()
             for note in output.notes:
                 log.info("%s", note)
             self.send_output(output)
             self.give_up_waiting(raft)
             self.finish_transfers(raft)
+            self.finish_changes(raft)
             self.tell_identity(raft)
         if self.replies:
             replies, self.replies = tuple(self.replies), []
@@ -448,6 +459,17 @@ class Consensus(Actor):
             self.replies += [(token, ReplyStatus.UNKNOWN, b"") for _, tokens in self.waiting for token in tokens]
             self.waiting.clear()
 
+    def finish_changes(self, raft: Raft) -> None:
+        """Pass on what became of changes of the members, and look for those who shall join."""
+        changes = self.changes
+        changes.finish(raft)
+        if changes.replies:
+            self.replies += changes.replies
+            changes.replies.clear()
+        for address in changes.to_ask:
+            self.context.send("transport", FindNode(address))
+        changes.to_ask.clear()
+
     def finish_transfers(self, raft: Raft) -> None:
         """Tell those who wait for a transfer of leadership how it ended."""
         if self.handing_over and (raft.role is not Role.LEADER or raft.transferee is None):
@@ -472,7 +494,7 @@ class Consensus(Actor):
         if raft is None:
             return {"role": "recovering"}
         return {
-            "role": raft.role.value,
+            "role": raft.standing,
             "term": raft.current_term,
             "leader": raft.leader_id,
             "commit_index": raft.commit_index,
@@ -483,8 +505,10 @@ class Consensus(Actor):
             "cluster_id": f"{self.cluster_id:016x}",
             "store_id": f"{self.store_id:016x}",
             "members": [
-                {"id": node, **self.address(raft.membership, node)._asdict(), "role": "voter"}
-                for node in raft.membership.voters
+                {"id": node, **self.address(raft.membership, node)._asdict(), **report}
+                for node, report in raft.describe_members().items()
             ],
+            "members_index": raft.config_index,
+            "change": raft.describe_change(),
             "peer_undecodable": self.undecodable,
         }

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from zraft.bus.actor import Actor, Context
 from zraft.errors import InvalidRequest
 from zraft.messages import (
+    ChangeMembers,
+    Endpoints,
     KillRequest,
     Propose,
     Read,
@@ -50,7 +52,7 @@ STATUS_AGAIN_MS = 50  # between two looks whether that is all that is missing
 SNAPSHOT_PIECE_BYTES = 256 * 1024
 MAX_INTEGER = (1 << 63) - 1  # in a request's JSON
 
-WRITE, READ, STATUS, TRANSFER, CHAOS, PING, COMPACT, SNAPSHOT = (int(kind) for kind in RequestKind)
+WRITE, READ, STATUS, TRANSFER, CHAOS, PING, COMPACT, SNAPSHOT, MEMBERS, ENDPOINTS = (int(kind) for kind in RequestKind)
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +92,14 @@ class Frontend(Actor):
         self.pending: dict[int, tuple[bytes, int, int, int]] = {}  # token -> (connection, request id, kind, bytes)
         self.pending_bytes = 0
         self.status_queries: dict[int, StatusQuery] = {}
+        self.endpoints = b"[]"  # where clients reach the members, as ENDPOINTS is answered
         self.proposals: list[tuple[int, bytes]] = []
         self.reads: list[tuple[int, bytes]] = []
         self.replies: dict[bytes, list[tuple[int, int, bytes]]] = {}
         self.counts = {"client_frames_in": 0, "client_dropped_in": 0, "client_requests": 0, "client_refused": 0}
         self.handlers |= {
             Replies: self.on_replies,
+            Endpoints: self.on_endpoints,
             StatusReply: self.on_status_reply,
             SnapshotRead: self.on_snapshot_read,
         }
@@ -120,6 +124,8 @@ class Frontend(Actor):
         self.counts["client_requests"] += 1
         if kind == PING:
             self.reply(connection, request_id, ReplyStatus.OK, b"")
+        elif kind == ENDPOINTS:
+            self.reply(connection, request_id, ReplyStatus.OK, self.endpoints)
         elif len(body) > MAX_COMMAND_BYTES:
             self.refuse(connection, request_id, f"too large: {len(body)} bytes (at most {MAX_COMMAND_BYTES})")
         elif len(self.pending) >= MAX_PENDING or self.pending_bytes > MAX_PENDING_BYTES:
@@ -132,6 +138,9 @@ class Frontend(Actor):
             self.on_status(connection, request_id)
         elif kind == TRANSFER:
             self.on_transfer(connection, request_id, body)
+        elif kind == MEMBERS:
+            token = self.token(connection, request_id, kind, len(body))
+            self.context.send("consensus", ChangeMembers(token, body))
         elif kind == CHAOS:
             self.on_chaos(connection, request_id, body)
         elif kind in (COMPACT, SNAPSHOT):
@@ -252,6 +261,10 @@ class Frontend(Actor):
         self.reply(*query.client, ReplyStatus.OK, json.dumps(answer).encode())
 
     # --- to clients
+
+    def on_endpoints(self, sender: str, message: Endpoints) -> None:
+        """The members are others, or elsewhere."""
+        self.endpoints = json.dumps(message.clients).encode()
 
     def on_replies(self, sender: str, message: Replies) -> None:
         """From whoever answers."""

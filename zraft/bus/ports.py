@@ -7,6 +7,7 @@ are seen and dropped. Sends never block: what cannot be queued is dropped, and w
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import zmq
@@ -63,7 +64,11 @@ def _dealer(context: zmq.Context[Any], address: str, hwm: int) -> zmq.Socket[byt
     socket.setsockopt(zmq.CONNECT_TIMEOUT, 2_000)
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS)
-    socket.connect(address)
+    try:
+        socket.connect(address)
+    except zmq.ZMQError:
+        socket.close()
+        raise
     return socket
 
 
@@ -143,14 +148,15 @@ class PeerPort:
         return [frame for _, frame in self._router.drain(limit)]
 
     def set_peers(self, addresses: dict[str, str]) -> None:
-        """Connect to these peers (id -> address) and to no others."""
+        """Connect to these peers (id -> address) and to no others; where an address is none, there is no link."""
         for peer, (address, socket) in list(self._dealers.items()):
             if addresses.get(peer) != address:
                 socket.close()
                 del self._dealers[peer]
         for peer, address in addresses.items():
             if peer not in self._dealers:
-                self._dealers[peer] = (address, _dealer(self._context, address, PEER_HWM))
+                with suppress(zmq.ZMQError):
+                    self._dealers[peer] = (address, _dealer(self._context, address, PEER_HWM))
 
     def send(self, peer: str, frame: bytes) -> bool:
         """Queue a frame; False: there is no link, or it is full. Raft repairs."""

@@ -247,5 +247,5 @@ class Supervisor(Actor):
             "actors": {
                 name: {"incarnation": self.incarnations.get(name, 0), "queue": queues.get(name, 0)}
                 for name in self.start_order
-            }
+            },
         }

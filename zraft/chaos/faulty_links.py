@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from zraft.actors.transport import Transport
 from zraft.bus.actor import Context
 from zraft.chaos.faults import Faults
+from zraft.raft import Address
 from zraft.wire import WireError, unpack_peer_frame
 
 MAX_HELD_FRAMES = 20_000
@@ -126,8 +127,8 @@ def _sender(frame: bytes) -> str:
 class FaultyTransport(Transport):
     """Transport that also wakes when its FaultyPeerPort has a frame due."""
 
-    def __init__(self, context: Context, node: str) -> None:
-        super().__init__(context, node)
+    def __init__(self, context: Context, node: str, own: Address) -> None:
+        super().__init__(context, node, own)
         self.faulty_port: FaultyPeerPort = context.ports["peers"]
 
     def on_start(self) -> None:

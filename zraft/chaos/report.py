@@ -21,9 +21,7 @@ WORDS = {Holds.YES: "All holds", Holds.NO: "Violated", Holds.UNKNOWN: "No verdic
 def render(result: Result) -> str:
     """The whole file."""
     end_s = max(result.seen.healed_s, 1.0)
-    seconds = statistics.by_second(
-        (operation for operation in result.operations if operation.call < end_s), end_s
-    )
+    seconds = statistics.by_second((operation for operation in result.operations if operation.call < end_s), end_s)
     data = {**result.as_json(), "end_s": end_s}
     # What could end the script element early is written as an escape that JSON knows.
     embedded = json.dumps(data).replace("<", "\\u003c")
@@ -52,7 +50,7 @@ def render(result: Result) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<link rel="icon" href="data:,">\n'
         f"<title>zraft-chaos: {escape(WORDS[result.holds])}</title>\n"
         f"<style>\n{_resource('report.css')}</style>\n</head>\n"
-        f"<body>\n<main>\n{chr(10).join(part for part in body if part)}\n</main>\n<div id=\"tip\"></div>\n"
+        f'<body>\n<main>\n{chr(10).join(part for part in body if part)}\n</main>\n<div id="tip"></div>\n'
         f'<script type="application/json" id="data">{embedded}</script>\n'
         f"<script>\n{_resource('report.js')}</script>\n</body>\n</html>\n"
     )

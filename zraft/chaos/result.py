@@ -71,9 +71,7 @@ class Result:
             "served_after_s": self.seen.served_after_s,
             "timeline": [asdict(fault) for fault in self.seen.injected],
             "roles": [sample._asdict() for sample in self.seen.samples],
-            "seconds": [
-                second._asdict() for second in statistics.by_second(self.operations, self.seen.healed_s)
-            ],
+            "seconds": [second._asdict() for second in statistics.by_second(self.operations, self.seen.healed_s)],
             "explanation": self.explanation,
         }
 

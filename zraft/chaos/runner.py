@@ -142,9 +142,7 @@ class Run:
 
     # --- phases
 
-    async def _until(
-        self, condition: Callable[[], bool], limit_s: float, tasks: Iterable[asyncio.Task[None]]
-    ) -> None:
+    async def _until(self, condition: Callable[[], bool], limit_s: float, tasks: Iterable[asyncio.Task[None]]) -> None:
         """Until the condition holds, or `limit_s` have passed. Raises what one of the tasks raised."""
         deadline = time.monotonic() + limit_s
         while not condition() and time.monotonic() < deadline:

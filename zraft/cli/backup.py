@@ -167,9 +167,7 @@ def _give_name(part: Path, file: Path) -> None:
         os.close(directory)
 
 
-def _copy(
-    client: Client, report: Mapping[str, Any], revision: int, target: IO[bytes], show: Show
-) -> tuple[int, int]:
+def _copy(client: Client, report: Mapping[str, Any], revision: int, target: IO[bytes], show: Show) -> tuple[int, int]:
     """Have a snapshot taken and copy it. Returns its index and size."""
     node, endpoint = report["node"], report["endpoint"]
     for _ in range(TRIES):

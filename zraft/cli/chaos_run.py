@@ -58,22 +58,59 @@ class Files(NamedTuple):
 
 
 @click.command("run", cls=Command)
-@click.option("--duration", type=click.FloatRange(min=1), default=60.0, show_default=True, metavar="S",
-              help="Seconds with faults; healing and checking come after.")
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds with faults; healing and checking come after.",
+)
 @click.option("--seed", type=int, default=1, show_default=True, metavar="N", help="Decides which fault comes when.")
-@click.option("--faults", callback=_kinds, default="all", show_default=True, metavar="LIST",
-              help=f"Kinds of faults, with commas: {', '.join(KINDS)}; or all.")
-@click.option("--clients", type=click.IntRange(1, 100), default=8, show_default=True, metavar="C",
-              help="Clients at a time, each with a session of its own; besides, for each node a reader and a client "
-              "of its port for JSON lines.")
-@click.option("--keys", type=click.IntRange(1, 1000), default=8, show_default=True, metavar="K",
-              help="Keys that all clients share.")
-@click.option("--nodes", type=click.Choice(["3", "5"]), default="3", show_default=True,
-              help="Of the cluster that is started for the run.")
-@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.html",
-              help="Write a report for readers there, and beside it one for machines, FILE.json.")
-@click.option("--history", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.jsonl",
-              help="Write the history there (else it is kept only if something was violated).")
+@click.option(
+    "--faults",
+    callback=_kinds,
+    default="all",
+    show_default=True,
+    metavar="LIST",
+    help=f"Kinds of faults, with commas: {', '.join(KINDS)}; or all.",
+)
+@click.option(
+    "--clients",
+    type=click.IntRange(1, 100),
+    default=8,
+    show_default=True,
+    metavar="C",
+    help="Clients at a time, each with a session of its own; besides, for each node a reader and a client "
+    "of its port for JSON lines.",
+)
+@click.option(
+    "--keys",
+    type=click.IntRange(1, 1000),
+    default=8,
+    show_default=True,
+    metavar="K",
+    help="Keys that all clients share.",
+)
+@click.option(
+    "--nodes",
+    type=click.Choice(["3", "5"]),
+    default="3",
+    show_default=True,
+    help="Of the cluster that is started for the run.",
+)
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Write a report for readers there, and beside it one for machines, FILE.json.",
+)
+@click.option(
+    "--history",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.jsonl",
+    help="Write the history there (else it is kept only if something was violated).",
+)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the verdict.")
 @click.pass_obj
 def run_command(
@@ -231,8 +268,14 @@ def _print(result: Result, output: str) -> None:
 
 @click.command("check", cls=Command)
 @click.argument("history", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), metavar="HISTORY.jsonl")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, metavar="S",
-              help="Give up without a verdict after so many seconds.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    metavar="S",
+    help="Give up without a verdict after so many seconds.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 def check_command(history: Path, timeout: float, as_json: bool) -> None:
     """Say whether a recorded history is linearizable, and if not, show what cannot have happened.

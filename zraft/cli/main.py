@@ -190,9 +190,7 @@ def members_list_command(session: Session) -> None:
     if best is None:
         raise Failure("no node that answers knows the members yet", ExitStatus.NO_ANSWER)
     leader = best["leader"]
-    members = [
-        {**member, "role": "leader" if member["id"] == leader else member["role"]} for member in best["members"]
-    ]
+    members = [{**member, "role": "leader" if member["id"] == leader else member["role"]} for member in best["members"]]
     if session.as_json:
         output.print_json(members)
     else:

@@ -1,7 +1,8 @@
 """The Raft algorithm, pure: no sockets, files, clocks or global randomness. `Raft` is the entrance.
 
-Rooms: `state` (the variables, grouped by lifetime), `log`, `progress`, `quorum`, `membership`, and on top of each
-other `replication`, `snapshots`, `reads`, `election`, `raft` (the inputs). Names are the paper's.
+Rooms: `state` (the variables, grouped by lifetime), `log`, `progress`, `quorum`, `membership`, `change`, `admission`,
+and on top of each other `replication`, `snapshots`, `reads`, `election`, `reconfiguration`, `raft` (the inputs). Names
+are the paper's.
 """
 
 from zraft.raft.membership import Address, Membership

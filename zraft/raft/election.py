@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zraft.messages import EntryKind, RequestVote, TimeoutNow, VoteReply
 from zraft.raft.progress import Progress
-from zraft.raft.quorum import is_quorum, is_unanimous
+from zraft.raft.quorum import is_unanimous
 from zraft.raft.reads import Reads
 from zraft.raft.state import Role
 
@@ -17,7 +17,7 @@ class Elections(Reads):
     def campaign(self) -> None:
         """The election timeout passed: ask whether an election could be won, before raising the term for it."""
         self.arm_election()
-        if self.id not in self.membership.voters:
+        if not self.is_voter or self.removed_at:
             return  # trap 13: who has no vote raises no term
         if self.disk_stalled() or not self.applier_known:
             return  # it could not even write its vote, or, still loading its state, answer anybody
@@ -49,8 +49,8 @@ class Elections(Reads):
         for peer in self.peers:
             self.send(peer, message)
 
-    def on_vote_reply(self, peer: str, reply: VoteReply) -> None:
-        """The term has been dealt with."""
+    def on_vote_reply(self, peer: str, reply: VoteReply, store_id: int = 0) -> None:
+        """The term has been dealt with. store_id: of the voter's data directory, 0 if it does not say."""
         if not reply.granted:
             return
         if self.role is Role.PRE_CANDIDATE and reply.pre_vote and reply.term == self.current_term + 1:
@@ -59,6 +59,7 @@ class Elections(Reads):
                 self.become_candidate(transfer=False)
         elif self.role is Role.CANDIDATE and not reply.pre_vote and reply.term == self.current_term:
             self.votes.add(peer)
+            self.voter_stores[peer] = store_id
             self.maybe_become_leader()
 
     def on_hard_state_durable(self) -> None:
@@ -71,8 +72,8 @@ class Elections(Reads):
         """A majority; for the first election of all, everybody (trap 22): afterwards no member is without a hard
         state, so that a wiped disk can be told from a new one."""
         if self.log.last_index == 0:
-            return is_unanimous(self.voters, self.votes)
-        return is_quorum(self.voters, self.votes)
+            return is_unanimous(self.membership.voters, self.votes)
+        return self.membership.is_quorum(self.votes)
 
     def maybe_become_leader(self) -> None:
         """Only with one's own vote, which proves the term to be durable here."""
@@ -86,13 +87,16 @@ class Elections(Reads):
         self.note(f"becomes leader of term {self.current_term}, elected by {', '.join(sorted(self.votes))}")
         self.votes = set()
         self.transfer_election = False
-        self.progress = {peer: Progress(self.log.last_index, self.now_ms) for peer in self.peers}
+        others = [node for node in self.membership.members if node != self.id]
+        self.progress = {peer: Progress(self.log.last_index, self.now_ms) for peer in others}
         self.log_clock = (self.log.last_time_ms, self.now_ms)
         self.transferee = None
         if self.log.last_index == 0:
-            founding = self.membership._replace(cluster_id=self.rng.getrandbits(62) + 1)
+            stores = {**self.voter_stores, self.id: self.store_id}
+            cluster_id = self.rng.getrandbits(62) + 1
+            founding = self.membership._replace(cluster_id=cluster_id, stores=dict(sorted(stores.items())))
             self.term_start_index = self.append_as_leader(EntryKind.CONFIG, [founding.encode()])
-            self.configs.append((self.term_start_index, founding))
+            self.adopt_config(self.term_start_index, founding)
         else:
             self.term_start_index = self.append_as_leader(EntryKind.NOOP, [b""])
         self.heartbeat_due_ms = self.now_ms
@@ -103,6 +107,7 @@ class Elections(Reads):
         """Figure 2, RequestVote receiver. For a real vote the term has been dealt with."""
         log = self.log
         newer = (request.last_log_term, request.last_log_index) >= (log.last_term, log.last_index)
+        newer = newer and bool(self.membership.voters)  # who waits to be added knows no cluster to vote in (trap 22)
         if request.pre_vote:
             granted = newer and request.term > self.current_term
             self.send(candidate, VoteReply(request.term if granted else self.current_term, granted, True))
@@ -129,7 +134,7 @@ class Elections(Reads):
         """A leader that has not heard from a majority for an election timeout steps down (trap 11)."""
         oldest = self.now_ms - self.settings.election_timeout_ms[1]
         active = {peer for peer, progress in self.progress.items() if progress.last_contact_ms >= oldest}
-        if not is_quorum(self.voters, active | {self.id}):
+        if not self.membership.is_quorum(active | {self.id}):
             self.become_follower(self.current_term, None, f"reaches only {', '.join(sorted(active)) or 'nobody'}")
 
     def transfer_leadership(self, target: str) -> str:
@@ -140,15 +145,20 @@ class Elections(Reads):
             return "not the leader"
         if target == self.id:
             return ""
-        if target and target not in self.progress:
-            return f"{target} is not a voting member other than the leader (those are: {', '.join(self.peers)})"
-        if not self.progress:
-            return "there is no other member"
-        self.transferee = target or max(self.progress, key=self.reachability)
+        successors = self.successors()
+        if target and target not in successors:
+            return f"{target} is not a voting member other than the leader (those are: {', '.join(successors)})"
+        if not successors:
+            return "there is no other voting member"
+        self.transferee = target or max(successors, key=self.reachability)
         self.transfer_deadline_ms = self.now_ms + self.settings.election_timeout_ms[1]
         self.note(f"hands leadership to {self.transferee}")
         self.maybe_send_timeout_now()
         return ""
+
+    def successors(self) -> list[str]:
+        """Who may lead next: the other voters, in a joint configuration those who stay."""
+        return [node for node in self.membership.voters if node in self.progress]
 
     def reachability(self, peer: str) -> tuple[bool, int]:
         """How fit a peer is to take over: was it heard from lately, how much does it hold."""
@@ -163,6 +173,7 @@ class Elections(Reads):
 
     def give_up_leadership(self, why: str) -> None:
         """Step down at once, and let the fittest peer campaign without waiting for its timeout."""
-        if self.progress:
-            self.send(max(self.progress, key=self.reachability), TimeoutNow(self.current_term))
+        successors = self.successors()
+        if successors:
+            self.send(max(successors, key=self.reachability), TimeoutNow(self.current_term))
         self.become_follower(self.current_term, None, why)

@@ -41,6 +41,10 @@ class Progress:
         self.snapshot_next = 0
         self.snapshot_acked = 0
         self.snapshot_best = 0  # the most that it had of this one
+        # Of a learner: the round of catching up that runs, and how long the last one took (dissertation 4.2.1).
+        self.round_end = last_index
+        self.round_began_ms = now_ms
+        self.last_round_ms: int | None = None
 
     def may_send(self) -> bool:
         """Whether the window has room."""
@@ -97,6 +101,19 @@ class Progress:
         self.next_index = self.match_index + 1
         self._inflight.clear()
         self._inflight_bytes = 0
+
+    def follow_round(self, last_index: int, now_ms: int) -> None:
+        """A round of catching up ends when everything is there that was in the leader's log when it began."""
+        if self.match_index >= self.round_end:
+            self.last_round_ms = now_ms - self.round_began_ms
+            self.round_end, self.round_began_ms = last_index, now_ms
+
+    def is_close(self, now_ms: int, election_timeout_ms: int) -> bool:
+        """Whether the follower, if it began to vote now, would hold nothing up for longer than an election does (trap
+        26): its last round was that short, the one that runs is not longer yet, and it was heard from."""
+        if self.last_round_ms is None or self.last_round_ms > election_timeout_ms:
+            return False
+        return now_ms - min(self.round_began_ms, self.last_contact_ms) <= election_timeout_ms
 
     def begin_snapshot(self, index: int, term: int, size: int, now_ms: int) -> None:
         """Send this snapshot, from its first byte."""

@@ -1,15 +1,15 @@
 """One Raft node: the inputs that it takes and the outputs that it gives. Start reading here.
 
-Inputs: `tick`, `step` (a peer's message), `propose`, `read`, `transfer_leadership`, `on_appended`, `on_applied`,
-`on_log_read`, `on_disk_full`, `on_log_writer_restarted`, `on_applier_restarted`, and of `snapshots` `on_snapshot_read`,
-`on_snapshot_written`, `on_snapshot_saved`. None of them does anything but
+Inputs: `tick`, `step` (a peer's message), `propose`, `read`, `transfer_leadership`, `change_members`, `on_appended`,
+`on_applied`, `on_log_read`, `on_disk_full`, `on_log_writer_restarted`, `on_applier_restarted`, and of `snapshots`
+`on_snapshot_read`, `on_snapshot_written`, `on_snapshot_saved`. None of them does anything but
 change variables; after a batch of them `take_output` says what is to be written, sent, applied and answered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from zraft.errors import NodeMustStop
 from zraft.messages import (
@@ -20,17 +20,20 @@ from zraft.messages import (
     HeartbeatReply,
     InstallSnapshot,
     InstallSnapshotReply,
+    Removed,
     RequestVote,
     TimeoutNow,
     VoteReply,
 )
-from zraft.raft.election import Elections
 from zraft.raft.log import RaftLog
+from zraft.raft.reconfiguration import Reconfiguration
 from zraft.raft.replication import MAX_TAIL_BYTES
 from zraft.raft.state import Output, Role
 
+REPLIES = (VoteReply, AppendReply, HeartbeatReply, InstallSnapshotReply)
 
-class Raft(Elections):
+
+class Raft(Reconfiguration):
     """See the module, and `State` for the variables."""
 
     # --- time
@@ -76,6 +79,9 @@ class Raft(Elections):
         if self.role is not Role.LEADER:
             return
         if self.transferee and self.now_ms >= self.transfer_deadline_ms:
+            if not self.is_voter:
+                self.give_up_leadership("it is no member any more")
+                return
             self.note(f"{self.transferee} did not take over: leads on")
             self.transferee = None
         if self.now_ms >= self.heartbeat_due_ms:
@@ -86,19 +92,37 @@ class Raft(Elections):
 
     # --- peers
 
-    def step(self, sender: str, message: Any) -> None:
-        """A message from a peer. Terms first (paper 5.1), then what it says."""
-        if sender == self.id or sender not in self.membership.voters:
+    def step(self, sender: str, message: Any, store_id: int = 0, meant_for: int = 0) -> None:
+        """A message from a peer. Terms first (paper 5.1), then what it says.
+
+        A request is taken from whoever sends it: it may be a member by an entry that is not here yet (dissertation
+        4.1). A reply counts only from a member, and from its present life. store_id: of the sender's data directory;
+        meant_for: of the one that the sender takes this node to have (0: it does not say, or know)."""
+        if sender == self.id:
             return
-        if self.fresh:
+        if meant_for and self.store_id and meant_for != self.store_id:
+            self.on_mistaken(sender)
+            return
+        kind = type(message)
+        membership = self.membership
+        if kind in REPLIES and not (sender in membership.members and membership.is_store(sender, store_id)):
+            return  # trap 10
+        if self.fresh and self.id in membership.voters:
+            if sender not in membership.voters:
+                return
             self.stop_if_wiped(sender, message)
+        if kind is Removed:
+            self.on_removed(sender, message)
+            return
+        if kind is RequestVote and self.tell_if_removed(sender, message):
+            return
         if message.term > self.current_term and not self.step_newer_term(sender, message):
             return
         if message.term < self.current_term:
             self.step_older_term(sender, message)
-            return
-        kind = type(message)
-        if kind is AppendEntries:
+        elif kind in REPLIES:
+            self.step_reply(sender, message, store_id)
+        elif kind is AppendEntries:
             self.on_append_entries(sender, message)
         elif kind is Heartbeat:
             self.on_heartbeat(sender, message)
@@ -106,10 +130,14 @@ class Raft(Elections):
             self.on_install_snapshot(sender, message)
         elif kind is RequestVote:
             self.on_request_vote(sender, message)
-        elif kind is VoteReply:
-            self.on_vote_reply(sender, message)
         elif kind is TimeoutNow:
             self.on_timeout_now(sender)
+
+    def step_reply(self, sender: str, message: Any, store_id: int) -> None:
+        """From a member, in the current term."""
+        kind = type(message)
+        if kind is VoteReply:
+            self.on_vote_reply(sender, message, store_id)
         elif self.role is Role.LEADER:
             if kind is AppendReply:
                 self.on_append_reply(sender, message)
@@ -120,6 +148,18 @@ class Raft(Elections):
             elif kind is InstallSnapshotReply:
                 self.on_install_snapshot_reply(sender, message)
 
+    def on_mistaken(self, sender: str) -> None:
+        """The sender knows the member of this name by another data directory (trap 10): what it says is not meant for
+        this one. A founder that has promised nothing stops, as below; who was added may be about to be added again."""
+        if self.fresh and self.id in self.membership.voters:
+            self.stop_as_wiped(sender)
+        if sender not in self.mistaken:
+            self.mistaken.add(sender)
+            self.note(
+                f"{sender} knows {self.id} by another data directory than this one, which is no member. If the data of "
+                f"{self.id} was lost, remove {self.id} from the cluster and add it again, with an empty data directory"
+            )
+
     def stop_if_wiped(self, sender: str, message: Any) -> None:
         """Trap 22: a node without any hard state cannot have taken part in this cluster's first election, which was
         unanimous, so if there is a leader or a log, its own data was lost, and its votes with it; to go on could
@@ -128,10 +168,14 @@ class Raft(Elections):
         leads = kind in (AppendEntries, Heartbeat, TimeoutNow, InstallSnapshot)
         has_data = leads or kind is RequestVote and message.last_log_index > 0
         if has_data:
-            raise NodeMustStop(
-                f"{self.id}: its data directory is empty, but {sender} has data of a cluster with {self.id} in it: "
-                f"{self.id}'s data was lost. Remove {self.id} from the cluster and add it again as a new node"
-            )
+            self.stop_as_wiped(sender)
+
+    def stop_as_wiped(self, sender: str) -> NoReturn:
+        """Raises NodeMustStop."""
+        raise NodeMustStop(
+            f"{self.id}: its data directory is empty, but {sender} has data of a cluster with {self.id} in it: "
+            f"{self.id}'s data was lost. Remove {self.id} from the cluster and add it again as a new node"
+        )
 
     def step_newer_term(self, sender: str, message: Any) -> bool:
         """Returns whether the message, of a term above ours, is still to be handled in (or for) that term."""
@@ -147,7 +191,7 @@ class Raft(Elections):
         if kind is VoteReply and message.pre_vote and message.granted:
             self.on_vote_reply(sender, message)
             return False
-        if self.fresh and kind is not RequestVote:
+        if self.fresh and kind is not RequestVote and self.id in self.membership.voters:
             return False  # trap 22: only a vote ends freshness, else a wiped disk that heard of a term could vote again
         leads = kind in (AppendEntries, Heartbeat, InstallSnapshot)
         self.become_follower(message.term, sender if leads else None, f"{sender} is in term {message.term}")
@@ -170,7 +214,7 @@ class Raft(Elections):
         """The leader wants this node to take over (dissertation 3.10). Late ones, of a leader that went on or is gone,
         are recognised by the term. Who holds nothing has nothing to take over: it would be taken for a candidate of
         the first election by a wiped disk (trap 22)."""
-        may_campaign = self.id in self.membership.voters and self.log.last_index > 0 and not self.disk_stalled()
+        may_campaign = self.is_voter and self.log.last_index > 0 and not self.disk_stalled()
         if may_campaign and self.applier_known and self.role in (Role.FOLLOWER, Role.PRE_CANDIDATE):
             self.note(f"{sender} hands leadership over")
             self.become_candidate(transfer=True)
@@ -253,6 +297,7 @@ class Raft(Elections):
         """What is to be done now, once a batch of inputs was taken in; the caller does it in the order of Output."""
         if self.role is Role.LEADER:
             self.maybe_commit()
+            self.maybe_change_members()
             self.replicate()
             self.send_snapshots()
             self.maybe_start_read_round()

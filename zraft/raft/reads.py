@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zraft.raft.quorum import is_quorum
 from zraft.raft.snapshots import Snapshots
 from zraft.raft.state import Role
 
@@ -47,7 +46,7 @@ class Reads(Snapshots):
 
     def maybe_finish_read_round(self) -> None:
         """With a quorum, no newer leader had committed anything before the round began."""
-        if is_quorum(self.voters, self.read_round_acks):
+        if self.membership.is_quorum(self.read_round_acks):
             self.output.reads_ready.append((self.read_index, self.reads_in_round))
             self.reads_in_round = []
             self.maybe_start_read_round()

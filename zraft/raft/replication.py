@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from zraft.errors import impossible
 from zraft.messages import AppendEntries, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply
 from zraft.raft.log import ENTRY_OVERHEAD_BYTES, first_run
+from zraft.raft.membership import Membership
 from zraft.raft.progress import Progress, ProgressState
-from zraft.raft.quorum import quorum_index
 from zraft.raft.state import Role, State
 
 MAX_APPLYING_RUNS = 16  # runs of entries (RaftLog.slice) handed to the applier and not applied yet
@@ -120,7 +120,7 @@ class Replication(State):
             return
         match = {peer: progress.match_index for peer, progress in self.progress.items()}
         match[self.id] = self.log.durable_index
-        index = quorum_index(self.voters, match)
+        index = self.membership.quorum_index(match)
         if index > self.commit_index and self.log.term(index) == self.current_term:
             self.commit_index = index
 
@@ -165,7 +165,7 @@ class Replication(State):
             log.append(new)
             for position, added in enumerate(new, index):
                 if added.kind == EntryKind.CONFIG:
-                    self.adopt_if_config(position, added)
+                    self.adopt_config(position, Membership.decode(added.data))
             return
 
     def truncate(self, first: int) -> None:
@@ -189,6 +189,7 @@ class Replication(State):
         if self.role is not Role.FOLLOWER or self.leader_id != leader:
             self.become_follower(self.current_term, leader, f"{leader} leads")
         self.last_leader_contact_ms = self.now_ms
+        self.removed_at = 0
         self.arm_election()
 
     def learn_commit(self, leader_commit: int) -> None:

@@ -84,6 +84,8 @@ class Snapshots(Replication):
         self.snapshot = saved
         if self.log.has(saved.index, saved.term) or saved.index <= self.commit_index:
             self.commit_index = max(self.commit_index, saved.index)
+            if self.log.has(saved.index, saved.term):
+                self.adopt_snapshot()
         else:
             self.note(f"adopts a snapshot of the first {saved.index} entries")
             self.adopt_snapshot()

@@ -56,7 +56,8 @@ class SavedSnapshot(NamedTuple):
 class Durable(NamedTuple):
     """What a node finds on its disk. fresh: nothing, not even a term (trap 22). applied: what the state machine of
     this process has applied already; committed therefore; None: it does not know yet. snapshot: the newest. configs:
-    (index, members) of the CONFIG entries in the log that are known; those in the log's tail need not be among them."""
+    (index, members) of the CONFIG entries in the log that are known; those in the log's tail need not be among them.
+    store_id: of the data directory, 0 if nobody asks."""
 
     term: int
     voted_for: str | None
@@ -65,6 +66,7 @@ class Durable(NamedTuple):
     applied: int | None = 0
     snapshot: SavedSnapshot = SavedSnapshot()
     configs: tuple[tuple[int, Membership], ...] = ()
+    store_id: int = 0
 
 
 class Write(NamedTuple):
@@ -108,6 +110,7 @@ class State:
         self.voted_for = durable.voted_for
         self.log = durable.log
         self.fresh = durable.fresh
+        self.store_id = durable.store_id
         self.snapshot = durable.snapshot
         # Lost with this object.
         self.role = Role.FOLLOWER
@@ -121,10 +124,13 @@ class State:
         self.now_ms = 0
         self.election_deadline_ms = 0
         self.last_leader_contact_ms: int | None = None
+        self.mistaken: set[str] = set()  # peers that know this node by another data directory
+        self.removed_at = 0  # the entry that removed this node, as a member told it, which had committed it
         self.disk_full = False
         # Candidates only.
         self.votes: set[str] = set()
         self.transfer_election = False  # the leader asked for it: voters shall not stick to the leader
+        self.voter_stores: dict[str, int] = {}  # the data directories of those who voted for it
         # Leaders only.
         self.progress: dict[str, Progress] = {}
         self.term_start_index = 0  # of this leader's own first entry
@@ -189,20 +195,25 @@ class State:
         return self.configs[-1][1]
 
     @property
-    def voters(self) -> list[str]:
-        """The ids of the voting members."""
-        return list(self.membership.voters)
+    def config_index(self) -> int:
+        """Where its entry stands in the log; 0: it is the founding one, which has none yet."""
+        return self.configs[-1][0]
+
+    @property
+    def is_voter(self) -> bool:
+        """Whether this node votes, and may lead; not if the vote is that of its life before its data was lost."""
+        membership = self.membership
+        return self.id in membership.electorate and membership.is_store(self.id, self.store_id)
 
     @property
     def peers(self) -> list[str]:
         """The other voters."""
-        return [node for node in self.membership.voters if node != self.id]
+        return [node for node in self.membership.electorate if node != self.id]
 
-    def adopt_if_config(self, index: int, entry: Entry) -> None:
-        """Called for every entry that enters the log."""
-        if entry.kind == EntryKind.CONFIG:
-            self.configs.append((index, Membership.decode(entry.data)))
-            self.note(f"members from index {index} on: {', '.join(self.voters)}")
+    def adopt_config(self, index: int, membership: Membership) -> None:
+        """A CONFIG entry has entered the log: it is in force at once (dissertation 4.1)."""
+        self.configs.append((index, membership))
+        self.note(f"members from entry {index} on: {membership.describe()}")
 
     def truncate_configs(self, first: int) -> None:
         """Entries from first on left the log: the configuration before them is in force again (trap 3)."""

@@ -139,7 +139,7 @@ class Cluster:
         yield "snapshot_writer", lambda c: SnapshotWriter(c, lambda: snapshots.open(c.boundary)), {}
         yield "applier", lambda c: Applier(c, policy), {}
         yield "election_timer", ElectionTimer, {}
-        yield "transport", lambda c: Transport(c, name), peers
+        yield "transport", lambda c: Transport(c, name, self.members[name]), peers
         yield "consensus", lambda c: Consensus(c, name, founding, self.members, self.settings), {}
         yield "frontend", lambda c: Frontend(c, name, ACTORS, None, {}), clients
 

@@ -10,10 +10,10 @@ from typing import Any
 from zraft.actors.applier import Applier
 from zraft.actors.log_writer import LogWriter
 from zraft.messages import Applied, EntryKind
-from zraft.raft import replication
+from zraft.raft import membership
 from zraft.raft.election import Elections
 from zraft.raft.log import RaftLog
-from zraft.raft.quorum import is_quorum, quorum_index
+from zraft.raft.membership import Membership
 from zraft.raft.raft import Raft
 from zraft.raft.reads import Reads
 from zraft.raft.replication import Replication
@@ -36,7 +36,7 @@ def _commit_old_term(patch: Any) -> None:
     def maybe_commit(self: Replication) -> None:
         match = {peer: progress.match_index for peer, progress in self.progress.items()}
         match[self.id] = self.log.durable_index
-        self.commit_index = max(self.commit_index, quorum_index(self.voters, match))
+        self.commit_index = max(self.commit_index, self.membership.quorum_index(match))
 
     patch(Replication, "maybe_commit", maybe_commit)
 
@@ -93,7 +93,7 @@ def _minority_commits(patch: Any) -> None:
         held = sorted((match_index.get(node, 0) for node in voters), reverse=True)
         return int(held[len(held) // 2 - 1]) if held else 0
 
-    patch(replication, "quorum_index", too_high)
+    patch(membership, "quorum_index", too_high)
 
 
 @mutant("double-counted-votes", "24", "counts votes, so that a vote that arrives twice counts twice")
@@ -108,8 +108,8 @@ def _double_counted_votes(patch: Any) -> None:
 
     def has_won(self: Elections) -> bool:
         if self.log.last_index == 0:
-            return all(node in self.votes for node in self.voters)
-        return 2 * len(self.votes) > len(self.voters)
+            return all(node in self.votes for node in self.membership.voters)
+        return 2 * len(self.votes) > len(self.membership.voters)
 
     patch(Elections, "on_vote_reply", on_vote_reply)
     patch(Elections, "has_won", has_won)
@@ -127,7 +127,7 @@ def _truncate_always(patch: Any) -> None:
             self.log.append(entries)
             for position, added in enumerate(entries, prev + 1):
                 if added.kind == EntryKind.CONFIG:
-                    self.adopt_if_config(position, added)
+                    self.adopt_config(position, Membership.decode(added.data))
 
     patch(Replication, "append_as_follower", append_as_follower)
 
@@ -178,7 +178,7 @@ def _leader_counts_unsynced(patch: Any) -> None:
     def maybe_commit(self: Replication) -> None:
         match = {peer: progress.match_index for peer, progress in self.progress.items()}
         match[self.id] = self.log.last_index
-        index = quorum_index(self.voters, match)
+        index = self.membership.quorum_index(match)
         if index > self.commit_index and self.log.term(index) == self.current_term:
             self.commit_index = index
 
@@ -336,7 +336,7 @@ def _wiped_takes_part(patch: Any) -> None:
 
 @mutant("first-election-by-majority", "22", "elects the first leader by a majority")
 def _first_election_by_majority(patch: Any) -> None:
-    patch(Elections, "has_won", lambda self: is_quorum(self.voters, self.votes))
+    patch(Elections, "has_won", lambda self: self.membership.is_quorum(self.votes))
 
 
 # --- lives of actors

@@ -141,9 +141,7 @@ class Scene:
         return [reply for message in self.context.taken_for("frontend") for reply in message.replies]
 
     def files(self) -> dict[int, bytes]:
-        return {
-            int(name[-25:-9]): bytes(data) for name, data in self.disk.files.items() if name.endswith(".snapshot")
-        }
+        return {int(name[-25:-9]): bytes(data) for name, data in self.disk.files.items() if name.endswith(".snapshot")}
 
 
 def restored(data: bytes) -> tuple[Any, StateMachine]:

@@ -12,6 +12,8 @@ from zraft.actors import frontend as module
 from zraft.actors.frontend import MAX_COMMAND_BYTES, REPLY_FRAME_BYTES, Frontend
 from zraft.chaos.faults import parse_fault
 from zraft.messages import (
+    ChangeMembers,
+    Endpoints,
     KillRequest,
     Propose,
     Read,
@@ -23,7 +25,7 @@ from zraft.messages import (
 )
 from zraft.wire import ReplyStatus, RequestKind, pack_bus, pack_requests, unpack_replies
 
-WRITE, READ, STATUS, TRANSFER, CHAOS, PING, COMPACT, SNAPSHOT = RequestKind
+WRITE, READ, STATUS, TRANSFER, CHAOS, PING, COMPACT, SNAPSHOT, MEMBERS, ENDPOINTS = RequestKind
 OK, NOT_LEADER, BUSY, UNKNOWN, INVALID, REFUSED = ReplyStatus
 ACTORS = ("log_writer", "consensus", "frontend")
 A, B = b"client A", b"client B"
@@ -113,7 +115,7 @@ def test_a_ping_is_answered_at_once() -> None:
     assert scene.answers() == [(5, OK, b"")]
 
 
-@pytest.mark.parametrize("kind", [0, 9, -3, (1 << 64) - 1])
+@pytest.mark.parametrize("kind", [0, 11, -3, (1 << 64) - 1])
 def test_unknown_kinds_are_invalid(kind: int) -> None:
     scene = Scene()
     assert scene.ask((5, kind, b"")) == []
@@ -209,6 +211,45 @@ def test_each_life_has_a_number_that_clients_see() -> None:
         assert len(seen) == 1
         lives |= seen
     assert len(lives) == 2
+
+
+# ---- members -------------------------------------------------------------------------------------------------------
+
+
+def test_a_change_of_members_goes_to_consensus_unopened() -> None:
+    scene = Scene()
+    [(to, message)] = scene.ask((1, MEMBERS, b"\xffwhatever"))
+    assert (to, message) == ("consensus", ChangeMembers(scene.actor.last_token, b"\xffwhatever"))
+    scene.say("consensus", Replies(((message.token, REFUSED, b"n4 is a member already"),)))
+    assert scene.answers() == [(1, REFUSED, b"n4 is a member already")]
+
+
+def test_a_change_of_members_that_consensus_took_along_has_an_unknown_outcome() -> None:
+    scene = Scene()
+    scene.ask((1, MEMBERS, b"{}"))
+    scene.restarted("consensus")
+    assert scene.answers() == [(1, UNKNOWN, b"")]
+
+
+def test_endpoints_are_answered_at_once_with_the_latest() -> None:
+    scene = Scene()
+    assert scene.ask((1, ENDPOINTS, b"")) == []
+    assert scene.answers() == [(1, OK, b"[]")], "it knows of none yet"
+    for clients in (("tcp://a:1",), ("tcp://a:1", "tcp://b:2")):
+        assert scene.say("consensus", Endpoints(clients)) == []
+        assert scene.ask((2, ENDPOINTS, b"")) == []
+        [(number, status, body)] = scene.answers()
+        assert (number, status, json.loads(body)) == (2, OK, list(clients))
+    scene.restarted("consensus")
+    scene.ask((3, ENDPOINTS, b""))
+    assert json.loads(scene.answers()[0][2]) == ["tcp://a:1", "tcp://b:2"], "until its successor says otherwise"
+
+
+def test_endpoints_are_told_however_many_requests_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PENDING", 0)
+    scene = Scene()
+    scene.ask((1, ENDPOINTS, b""), (2, MEMBERS, b"{}"))
+    assert scene.answers() == [(1, OK, b"[]"), (2, BUSY, b"")]
 
 
 # ---- transfers and faults ------------------------------------------------------------------------------------------

@@ -98,9 +98,7 @@ def test_that_the_supervisor_itself_was_started_starts_nobody() -> None:
 def test_one_that_dies_while_it_starts_is_followed_by_the_next_in_its_second_life() -> None:
     scene = Scene()
     scene.context.taken()
-    assert scene.dies("disk") == [
-        ("thread 1", StartActor("disk", 2, {"consensus": 1, "frontend": 1, "supervisor": 1}))
-    ]
+    assert scene.dies("disk") == [("thread 1", StartActor("disk", 2, {"consensus": 1, "frontend": 1, "supervisor": 1}))]
     assert scene.started("disk", 2) == [
         ("thread 2", StartActor("consensus", 1, {"disk": 2, "frontend": 1, "supervisor": 1}))
     ]
@@ -358,6 +356,6 @@ def test_status_tells_lives_and_queues() -> None:
                 "disk": {"incarnation": 2, "queue": 7},
                 "consensus": {"incarnation": 1, "queue": 0},
                 "frontend": {"incarnation": 0, "queue": 0},
-            }
+            },
         },
     )

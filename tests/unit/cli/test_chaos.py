@@ -36,9 +36,9 @@ def killing(client: type[FakeClient]) -> type[FakeClient]:
 def test_it_tells_the_node_and_waits_for_the_next_incarnation(killing: type[FakeClient]) -> None:
     result = run("kill-actor", "n2", "consensus")
     assert result.exit_code == 0
-    assert re.fullmatch(
-        r"killed consensus of n2; it was back after \d+ ms \(incarnation 1 -> 2\)\n", result.stdout
-    ), result.stdout
+    assert re.fullmatch(r"killed consensus of n2; it was back after \d+ ms \(incarnation 1 -> 2\)\n", result.stdout), (
+        result.stdout
+    )
     fault = {"op": "kill-actor", "actor": "consensus", "boundary": 0}
     assert killing.faults == [("tcp://127.0.0.1:7102", fault)]
 
