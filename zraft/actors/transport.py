@@ -97,6 +97,8 @@ class Transport(Actor):
         identity = self.identity
         if frame.receiver != self.node:
             return f"it takes this node ({self.node}) for {frame.receiver}: check the addresses"
+        if frame.sender == self.node:
+            return "it goes by the name of this node: check the configs"
         if frame.cluster_id != identity.cluster_id and frame.cluster_id and identity.cluster_id:
             return f"it belongs to cluster {frame.cluster_id:016x}, this node to {identity.cluster_id:016x}"
         if frame.sender in identity.peers:

@@ -98,12 +98,12 @@ class Membership(NamedTuple):
     def decode(cls, data: bytes) -> Membership:
         """The reverse. Raises ValueError or KeyError for anything else: a CONFIG entry is only written by a leader."""
         fields = json.loads(data)
-
-        def nodes(name: str) -> Addresses:
-            return {node: Address(at["client"], at["peer"]) for node, at in fields.get(name, {}).items()}
-
-        target = tuple(fields.get("target", ()))
-        voters = {node: Address(at["client"], at["peer"]) for node, at in fields["voters"].items()}
+        cluster_id, voters = fields["cluster_id"], _decode_nodes(fields["voters"])
+        learners, outgoing = (_decode_nodes(fields.get(name, {})) for name in ("learners", "outgoing"))
         return cls(
-            fields["cluster_id"], voters, nodes("learners"), nodes("outgoing"), target, dict(fields.get("stores", {}))
+            cluster_id, voters, learners, outgoing, tuple(fields.get("target", ())), dict(fields.get("stores", {}))
         )
+
+
+def _decode_nodes(nodes: Any) -> Addresses:
+    return {node: Address(at["client"], at["peer"]) for node, at in nodes.items()}

@@ -20,6 +20,7 @@ from zraft.messages import (
     Propose,
     Recover,
     Recovered,
+    Replies,
     SnapshotRead,
     SnapshotSaved,
     Tick,
@@ -82,7 +83,7 @@ class Scene:
         self.actor.end_batch()
 
     def peers_say(self, *messages: tuple[str, Any]) -> None:
-        packed = tuple((peer, pack_peer(message, EntriesCache())) for peer, message in messages)
+        packed = tuple((peer, 0, 0, (pack_peer(message, EntriesCache()),)) for peer, message in messages)
         self.say("transport", Inbound(packed))
 
     def restarted(self, name: str) -> None:
@@ -101,7 +102,8 @@ class Scene:
         return [(peer, unpack_peer(body)) for message in outbound for peer, body in message.messages]
 
     def replies(self) -> list[tuple[int, int, bytes]]:
-        return [item for message in self.context.taken_for("frontend") for item in message.replies]
+        taken = self.context.taken_for("frontend")
+        return [item for message in taken if type(message) is Replies for item in message.replies]
 
     def sync(self) -> list[tuple[str, Any]]:
         """The log_writer finishes all that it was given. Returns the replies that it releases."""

@@ -76,7 +76,7 @@ class ClusterNode(FakeNode):
             "snapshot_writer": ActorPlace(lambda c: SnapshotWriter(c, partial(self._open_snapshots, c.boundary))),
             "applier": ActorPlace(lambda c: Applier(c, POLICY)),
             "election_timer": ActorPlace(ElectionTimer),
-            "transport": ActorPlace(lambda c: Transport(c, name), {"peers": self.peers}),
+            "transport": ActorPlace(lambda c: Transport(c, name, Address(name, name)), {"peers": self.peers}),
             "consensus": ActorPlace(lambda c: Consensus(c, name, founding, members, SETTINGS)),
             "frontend": ActorPlace(lambda c: Frontend(c, name, ACTORS, None, {}), {"clients": self.clients}),
             "json_gateway": ActorPlace(

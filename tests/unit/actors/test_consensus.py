@@ -14,6 +14,7 @@ from zraft.messages import (
     AppendReply,
     Arm,
     DiskFull,
+    Endpoints,
     Entry,
     EntryKind,
     HandedOver,
@@ -37,6 +38,8 @@ from zraft.messages import (
 )
 from zraft.raft import Membership, Role, Settings
 from zraft.wire import EntriesCache, pack_entries, pack_peer, unpack_entries, unpack_peer
+
+PEERS = {"n2": ("peer 2", 0), "n3": ("peer 3", 0)}
 
 # ---- the beginning of a life ---------------------------------------------------------------------------------------
 
@@ -70,7 +73,8 @@ def test_whoever_answers_first_it_then_tells_who_it_is_and_wants_ticks(order: tu
         scene.say(name, answers[name])
     assert scene.raft.applier_known
     assert scene.taken() == [
-        ("transport", Identity(0, 77, {"n2": "peer 2", "n3": "peer 3"})),
+        ("transport", Identity(0, 77, False, PEERS)),
+        ("frontend", Endpoints(("client 1", "client 2", "client 3"))),
         ("election_timer", Arm(Settings().heartbeat_ms // TICKS_PER_HEARTBEAT)),
     ]
 
@@ -80,7 +84,7 @@ def test_it_begins_as_a_follower_of_what_is_durable_and_applied() -> None:
     raft = scene.raft
     assert (raft.role, raft.current_term, raft.voted_for) == (Role.FOLLOWER, 4, "n1")
     assert (raft.log.last_index, raft.commit_index, raft.applied_index) == (5, 3, 3)
-    assert scene.taken()[0] == ("transport", Identity(9, 77, {"n2": "peer 2", "n3": "peer 3"}))
+    assert scene.taken()[0] == ("transport", Identity(9, 77, False, PEERS))
 
 
 def test_it_does_not_lead_the_term_that_it_found() -> None:
@@ -162,7 +166,7 @@ def test_a_new_transport_and_a_new_timer_are_told_again() -> None:
     scene = Scene().lead()
     scene.restarted("transport")
     cluster_id = scene.raft.membership.cluster_id
-    assert scene.taken() == [("transport", Identity(cluster_id, 77, {"n2": "peer 2", "n3": "peer 3"}))]
+    assert scene.taken() == [("transport", Identity(cluster_id, 77, False, PEERS))]
     scene.restarted("election_timer")
     assert scene.taken() == [("election_timer", Arm(12))]
 
@@ -280,7 +284,7 @@ def test_what_cannot_be_decoded_is_dropped_and_counted() -> None:
     scene = Scene()
     body = pack_peer(RequestVote(5, 0, 0, True, False), EntriesCache())
     scene.taken()
-    scene.say("transport", Inbound((("n2", b"\xc1"), ("n2", body), ("n3", b"\x91\x00"))))
+    scene.say("transport", Inbound((("n2", 0, 0, (b"\xc1", body)), ("n3", 0, 0, (b"\x91\x00",)))))
     assert [peer for peer, _ in scene.to_peers()] == ["n2"]
     scene.say("frontend", StatusRequest(1))
     [reply] = scene.context.taken_for("frontend")
@@ -293,4 +297,6 @@ def test_status() -> None:
     [reply] = scene.context.taken_for("frontend")
     fields = reply.fields
     assert {"role": "leader", "term": 1, "leader": "n1", "commit_index": 1, "last_index": 1}.items() <= fields.items()
-    assert fields["members"][0] == {"id": "n1", "client": "client 1", "peer": "peer 1", "role": "voter"}
+    member = {"id": "n1", "client": "client 1", "peer": "peer 1", "role": "voter", "outgoing": False}
+    assert fields["members"][0] == {**member, "match_index": 1, "active": True}
+    assert (fields["members_index"], fields["change"]) == (1, None)

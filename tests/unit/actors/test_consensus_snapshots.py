@@ -60,7 +60,7 @@ def test_a_life_on_a_snapshot_and_the_log_behind_it() -> None:
     scene = Scene(recovered=log(80, 120), applied=100, snapshot=saved(100, older=70))
     raft = scene.raft
     assert (raft.log.base_index, raft.log.last_index, raft.commit_index, raft.applied_index) == (80, 120, 100, 100)
-    assert raft.voters == ["n1", "n2", "n3"], "which are in no entry that is left"
+    assert list(raft.membership.voters) == ["n1", "n2", "n3"], "which are in no entry that is left"
     assert (raft.membership.cluster_id, scene.actor.cluster_id) == (9, 9)
     scene.tick()
     scene.peers_say(("n2", AppendEntries(5, 120, 3, 110, ())))

@@ -10,22 +10,25 @@ import msgpack
 import pytest
 from fake_bus import FakeContext, FakePort, run_batch
 
-from zraft.actors.transport import Transport
-from zraft.messages import Identity, Inbound, Outbound
+from zraft.actors.transport import MAX_GUESTS, Transport
+from zraft.messages import FindNode, Identity, Inbound, NodeFound, Outbound
+from zraft.raft import Address
 from zraft.wire import PeerFrame, pack_peer_frame, unpack_peer_frame
 
 CLUSTER, STORE = 0xABC, 11
-PEERS = {"n2": "tcp://two", "n3": "tcp://three"}
+ADDRESSES = {"n2": "tcp://two", "n3": "tcp://three"}
+PEERS = {"n2": ("tcp://two", 22), "n3": ("tcp://three", 0)}
+OWN = Address("tcp://one-client", "tcp://one")
 
 
 class Scene:
     def __init__(self, cluster_id: int = CLUSTER) -> None:
         self.port = FakePort()
         self.context = FakeContext("transport", ports={"peers": self.port})
-        self.actor = Transport(self.context, "n1")
+        self.actor = Transport(self.context, "n1", OWN)
         self.actor.on_start()
         if cluster_id >= 0:
-            self.say(Identity(cluster_id, STORE, PEERS))
+            self.say(Identity(cluster_id, STORE, False, PEERS))
 
     def say(self, *messages: Any) -> list[tuple[str, Any]]:
         run_batch(self.actor, *(("consensus", message) for message in messages))
@@ -37,17 +40,21 @@ class Scene:
         return self.context.taken()
 
 
-def frame(*bodies: bytes, cluster: int = CLUSTER, sender: str = "n2", receiver: str = "n1") -> bytes:
-    return pack_peer_frame(cluster, sender, 22, receiver, bodies)
+def frame(*bodies: bytes, cluster: int = CLUSTER, sender: str = "n2", receiver: str = "n1", meant: int = 0) -> bytes:
+    return pack_peer_frame(PeerFrame(cluster, sender, 22, f"tcp://{sender}", receiver, meant, bodies))
+
+
+def inbound(*bodies: bytes, sender: str = "n2", meant: int = 0) -> tuple[str, int, int, tuple[bytes, ...]]:
+    return (sender, 22, meant, bodies)
 
 
 def test_the_links_are_those_of_the_identity() -> None:
-    assert Scene().port.peers == PEERS
+    assert Scene().port.peers == ADDRESSES
 
 
 def test_a_batch_from_outside_is_one_message() -> None:
     sent = Scene().frames(frame(b"a", b"b"), frame(b"c", sender="n3"), frame(b"d"))
-    assert sent == [("consensus", Inbound((("n2", b"a"), ("n2", b"b"), ("n3", b"c"), ("n2", b"d"))))]
+    assert sent == [("consensus", Inbound((inbound(b"a", b"b"), inbound(b"c", sender="n3"), inbound(b"d"))))]
 
 
 def test_a_batch_to_outside_is_one_frame_to_each_peer_in_order() -> None:
@@ -55,8 +62,8 @@ def test_a_batch_to_outside_is_one_frame_to_each_peer_in_order() -> None:
     scene.say(Outbound((("n2", b"a"), ("n3", b"b"))), Outbound((("n2", b"c"),)))
     frames = {to: unpack_peer_frame(data) for to, data in scene.port.sent}
     assert len(scene.port.sent) == 2
-    assert frames["n2"] == PeerFrame(CLUSTER, "n1", STORE, "n2", (b"a", b"c"))
-    assert frames["n3"] == PeerFrame(CLUSTER, "n1", STORE, "n3", (b"b",))
+    assert frames["n2"] == PeerFrame(CLUSTER, "n1", STORE, "tcp://one", "n2", 22, (b"a", b"c"))
+    assert frames["n3"] == PeerFrame(CLUSTER, "n1", STORE, "tcp://one", "n3", 0, (b"b",))
     assert scene.say() == []
     assert len(scene.port.sent) == 2
 
@@ -81,11 +88,14 @@ def test_what_a_link_does_not_take_is_lost_and_counted() -> None:
 
 DROPPED = {
     "garbage": (b"\xc1garbage", "unknown sender"),
-    "another version": (msgpack.packb([9, CLUSTER, "n2", 22, "n1", [b"a"]]), "version 9"),
+    "another version": (msgpack.packb([9, CLUSTER, "n2", 22, "", "n1", 0, [b"a"]]), "version 9"),
     "another receiver": (frame(b"a", receiver="n4"), "takes this node .n1. for n4"),
-    "no member": (frame(b"a", sender="n7"), "no member"),
-    "another cluster": (frame(b"a", cluster=0xDEF), "belongs to cluster def, this node to abc"),
-    "oneself": (frame(b"a", sender="n1"), "no member"),
+    "no member": (frame(b"a", sender="n7", cluster=0), "no member"),
+    "another cluster": (
+        frame(b"a", cluster=0xDEF),
+        "belongs to cluster 0000000000000def, this node to 0000000000000abc",
+    ),
+    "oneself": (frame(b"a", sender="n1"), "goes by the name of this node"),
 }
 
 
@@ -95,7 +105,7 @@ def test_what_is_not_for_us_is_dropped_counted_and_told_once(
 ) -> None:
     scene = Scene()
     with caplog.at_level(logging.WARNING):
-        assert scene.frames(data, frame(b"good"), data) == [("consensus", Inbound((("n2", b"good"),)))]
+        assert scene.frames(data, frame(b"good"), data) == [("consensus", Inbound((inbound(b"good"),)))]
     status = scene.actor.status()
     assert (status["peer_frames_in"], status["peer_dropped_in"]) == (1, 2)
     assert len(caplog.records) == 1
@@ -105,25 +115,79 @@ def test_what_is_not_for_us_is_dropped_counted_and_told_once(
 
 def test_many_different_bad_frames_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
     scene = Scene()
-    scene.frames(*(frame(b"a", sender=f"x{number}") for number in range(300)))
+    scene.frames(*(frame(b"a", sender=f"x{number}", cluster=0) for number in range(300)))
     assert len(caplog.records) == 100
     assert scene.actor.status()["peer_dropped_in"] == 300
 
 
 def test_before_the_cluster_has_an_id_any_is_taken() -> None:
     """A follower learns it with its first entries."""
-    assert Scene(cluster_id=0).frames(frame(b"a", cluster=5)) == [("consensus", Inbound((("n2", b"a"),)))]
-    assert Scene().frames(frame(b"a", cluster=0)) == [("consensus", Inbound((("n2", b"a"),)))]
+    assert Scene(cluster_id=0).frames(frame(b"a", cluster=5)) == [("consensus", Inbound((inbound(b"a"),)))]
+    assert Scene().frames(frame(b"a", cluster=0)) == [("consensus", Inbound((inbound(b"a"),)))]
 
 
 def test_a_new_life_takes_nothing_before_it_knows_who_it_is() -> None:
     scene = Scene(cluster_id=-1)
     assert scene.frames(frame(b"a")) == []
-    scene.say(Identity(CLUSTER, STORE, PEERS))
-    assert scene.frames(frame(b"b")) == [("consensus", Inbound((("n2", b"b"),)))]
+    scene.say(Identity(CLUSTER, STORE, False, PEERS))
+    assert scene.frames(frame(b"b")) == [("consensus", Inbound((inbound(b"b"),)))]
 
 
 def test_surplus_parts_count_as_dropped() -> None:
     scene = Scene()
     scene.port.surplus_parts = 4
     assert scene.actor.status()["peer_dropped_in"] == 4
+
+
+# ---- who is no peer ------------------------------------------------------------------------------------------------
+
+
+def test_one_of_this_cluster_is_heard_and_answered_though_this_node_does_not_know_him_yet() -> None:
+    """He may have been added by an entry that is not here."""
+    scene = Scene()
+    assert scene.frames(frame(b"a", sender="n7")) == [("consensus", Inbound((inbound(b"a", sender="n7"),)))]
+    scene.say(Outbound((("n7", b"b"),)))
+    assert scene.port.peers == {**ADDRESSES, "n7": "tcp://n7"}
+    assert unpack_peer_frame(scene.port.sent[-1][1]).receiver == "n7"
+    scene.say(Identity(CLUSTER, STORE, False, {**PEERS, "n7": ("tcp://elsewhere", 5)}))
+    assert scene.port.peers == {**ADDRESSES, "n7": "tcp://elsewhere"}, "as the members say, from then on"
+
+
+def test_strangers_get_only_so_many_links() -> None:
+    scene = Scene()
+    scene.frames(*(frame(b"a", sender=f"n{number}") for number in range(10, 40)))
+    assert len(scene.port.peers) == len(PEERS) + MAX_GUESTS
+    assert "n39" in scene.port.peers and "n10" not in scene.port.peers
+
+
+def test_who_waits_to_be_added_hears_only_who_has_asked_him() -> None:
+    scene = Scene(cluster_id=-1)
+    scene.say(Identity(0, STORE, True, {}))
+    assert scene.frames(frame(b"a"), frame(b"b", meant=STORE + 1)) == []
+    assert scene.frames(frame(b"c", meant=STORE)) == [("consensus", Inbound((inbound(b"c", meant=STORE),)))]
+
+
+def test_frames_name_the_store_that_they_are_meant_for() -> None:
+    scene = Scene()
+    assert scene.frames(frame(b"a", meant=7)) == [("consensus", Inbound((inbound(b"a", meant=7),)))]
+
+
+def test_asking_who_is_there() -> None:
+    """Also across clusters: only so can a refusal say which one it is."""
+    asking, asked = Scene(), Scene(cluster_id=-1)
+    asked.actor.node = "n4"
+    asked.say(Identity(0xDEF, 44, True, {}))
+    asking.say(FindNode("tcp://four"))
+    to, question = asking.port.sent[-1]
+    assert to == "tcp://four" and asking.port.peers["tcp://four"] == "tcp://four"
+    assert asked.frames(question) == []
+    to, answer = asked.port.sent[-1]
+    assert to == "tcp://one"
+    found = NodeFound("tcp://four", "n4", 44, 0xDEF, True, "tcp://one-client")
+    assert asking.frames(answer) == [("consensus", found)]
+
+
+def test_junk_that_is_for_whoever_listens_is_dropped() -> None:
+    scene = Scene()
+    assert scene.frames(frame(b"\xc1", receiver=""), frame(receiver="")) == [] and scene.port.sent == []
+    assert scene.actor.status()["peer_dropped_in"] == 1

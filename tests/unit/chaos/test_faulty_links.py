@@ -13,14 +13,16 @@ from zraft.chaos import faulty_links
 from zraft.chaos.faults import Faults
 from zraft.chaos.faulty_links import FaultyPeerPort, FaultyTransport
 from zraft.messages import Identity, Inbound, Outbound
-from zraft.wire import pack_peer_frame, unpack_peer_frame
+from zraft.raft import Address
+from zraft.wire import PeerFrame, pack_peer_frame, unpack_peer_frame
 
 PEERS = {"n2": "tcp://two", "n3": "tcp://three"}
+OWN = Address("tcp://one-client", "tcp://one")
 CUT = {"drop": 1}
 
 
 def frame(body: bytes, sender: str = "n2") -> bytes:
-    return pack_peer_frame(1, sender, 22, "n1", [body])
+    return pack_peer_frame(PeerFrame(1, sender, 22, "", "n1", 0, (body,)))
 
 
 class Scene:
@@ -35,9 +37,11 @@ class Scene:
 
     def new_life(self) -> None:
         self.context = FakeContext("transport", clock=self.clock, ports={"peers": self.port})
-        self.actor = FaultyTransport(self.context, "n1")
+        self.actor = FaultyTransport(self.context, "n1", OWN)
         self.actor.on_start()
-        run_batch(self.actor, ("consensus", Identity(1, 11, PEERS)))
+        run_batch(
+            self.actor, ("consensus", Identity(1, 11, False, {name: (address, 0) for name, address in PEERS.items()}))
+        )
 
     def rules(self, **rules: Any) -> None:
         assert self.faults.set({"links": rules}) == ""
@@ -57,7 +61,8 @@ class Scene:
         return self.heard()
 
     def heard(self) -> list[tuple[str, bytes]]:
-        return [item for _, message in self.context.taken() if type(message) is Inbound for item in message.messages]
+        heard = [message for _, message in self.context.taken() if type(message) is Inbound]
+        return [(peer, body) for message in heard for peer, _, _, bodies in message.frames for body in bodies]
 
     def wake(self) -> int | None:
         """As the host does at the time that the actor named; returns that time."""
@@ -167,7 +172,7 @@ def test_a_new_life_is_woken_before_anybody_speaks_to_it() -> None:
     scene = Scene()
     scene.rules(n2={"out": {"delay_ms": [30, 30]}})
     scene.send(("n2", b"a"))
-    successor = FaultyTransport(FakeContext("transport", ports={"peers": scene.port}), "n1")
+    successor = FaultyTransport(FakeContext("transport", ports={"peers": scene.port}), "n1", OWN)
     successor.on_start()
     assert successor.wakeup_ms == 1_030
 

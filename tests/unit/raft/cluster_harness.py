@@ -24,11 +24,14 @@ START_MS = 1_000_000  # the monotonic clock of a machine that has been up for a 
 
 
 class Packet(NamedTuple):
-    """A message on its way."""
+    """A message on its way. store_id: of the sender's data directory; meant_for: of the one it takes the receiver's to
+    be (0: not said)."""
 
     sender: str
     receiver: str
     message: Any
+    store_id: int = 0
+    meant_for: int = 0
 
 
 class Node:
@@ -39,6 +42,7 @@ class Node:
         self.rng = rng
         self.founding = Membership(0, {voter: Address(f"tcp://{voter}:1", f"tcp://{voter}:2") for voter in voters})
         self.disk = ModelDisk()
+        self.store_id = 0
         self.done: deque[Callable[[], Any]] = deque()  # answers of the log_writer that consensus has not seen yet
         self.filed: deque[Callable[[], Any]] = deque()  # and of the snapshot_writer
         self.stands: deque[Callable[[], Any]] = deque()  # and of an applier that is new, or has loaded a snapshot
@@ -59,7 +63,8 @@ class Node:
         term, vote = disk.hard_state or (0, None)
         applied = None if disk.snapshots else len(self.applied)  # it has to load one first, or to be asked
         fresh = disk.hard_state is None
-        durable = Durable(term, vote, disk.log(tail), fresh, applied, disk.saved(), disk.configs())
+        log, store_id = disk.log(tail), self.store_id
+        durable = Durable(term, vote, log, fresh, applied, disk.saved(), disk.configs(), store_id)
         self.done.clear()
         self.filed.clear()
         self.stands.clear()
@@ -110,6 +115,14 @@ class Cluster:
     def __getitem__(self, name: str) -> Node:
         return self.nodes[name]
 
+    def join(self, name: str, store_id: int) -> Node:
+        """A node with an empty disk, which waits to be added; in the place of one of that name, if there is one."""
+        node = self.nodes[name] = Node(name, [], Random(f"{store_id}/{name}"))
+        node.store_id = store_id
+        node.begin()
+        self.tick(node)
+        return node
+
     # --- one node
 
     def input(self, node: Node, *inputs: Callable[[Raft], Any]) -> Any:
@@ -153,7 +166,8 @@ class Cluster:
 
     def send(self, node: Node, messages: Iterable[tuple[str, Any]]) -> None:
         for peer, message in messages:
-            packet = Packet(node.id, peer, message)
+            meant_for = node.raft.membership.stores.get(peer, 0)
+            packet = Packet(node.id, peer, message, node.store_id, meant_for)
             if self.invariants:
                 self.invariants.on_send(packet)
             self.sent.append(packet)
@@ -166,7 +180,9 @@ class Cluster:
         self.network[:] = [packet for packet in self.network if id(packet) not in taken]
         arrived = [packet for packet in packets if (packet.sender, packet.receiver) not in self.cut]
         if arrived:
-            steps = [lambda raft, p=packet: raft.step(p.sender, p.message) for packet in arrived]
+            steps = [
+                lambda raft, p=packet: raft.step(p.sender, p.message, p.store_id, p.meant_for) for packet in arrived
+            ]
             self.input(self.nodes[arrived[0].receiver], *steps)
 
     def complete(self, node: Node, count: int | None = None) -> None:

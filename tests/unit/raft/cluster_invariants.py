@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from zraft.messages import AppendReply, Entry, EntryKind, RequestVote, VoteReply
+from zraft.messages import AppendReply, Entry, EntryKind, Removed, RequestVote, VoteReply
 from zraft.raft import Membership, Role
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Invariants:
             if index <= len(self.committed):
                 assert entry == self.committed[index - 1], f"{node.id}: another entry was committed at {index}"
                 continue
-            self.durable_on_majority(index, entry)
+            self.durable_on_majority(node, index, entry)
             self.committed.append(entry)
             self.committed_in.append(term)
             for later in self.leader_logs:
@@ -131,12 +131,17 @@ class Invariants:
         assert len(indices) == 2 and through <= indices[0], f"{node.id}: compacts to {through}, snapshots {indices}"
         assert through <= len(node.applied), f"{node.id}: compacts to {through}, applied {len(node.applied)}"
 
-    def durable_on_majority(self, index: int, entry: Entry) -> None:
+    def durable_on_majority(self, node: Node, index: int, entry: Entry) -> None:
+        """By the members that its leader, who is the first to know, knew when it committed it (trap 24); in the same step
+        it may have put others in force."""
         holders = []
         for other in self.nodes.values():
             if other.id == self.wiped or other.disk.holds(index) == entry:
                 holders.append(other.id)
-        assert 2 * len(holders) > len(self.nodes), f"entry {index} committed, durable only on {holders}"
+        configs = [members for _, members in node.raft.configs[-2:]]
+        assert any(members.is_quorum(holders) for members in configs), (
+            f"entry {index} committed, durable only on {holders}"
+        )
 
     def on_apply(self, node: Node, first: int, entries: tuple[Entry, ...]) -> None:
         """Applied in order, only what is committed and durable here, and not half-known."""
@@ -150,6 +155,8 @@ class Invariants:
     def on_send(self, packet: Packet) -> None:
         """Trap 7: no term, no vote, no acknowledgement leaves a node before it is durable there."""
         message: Any = packet.message
+        if type(message) is Removed:
+            return
         disk = self.nodes[packet.sender].disk
         raft = self.nodes[packet.sender].raft
         log = raft.log

@@ -96,7 +96,7 @@ def test_what_cannot_be_done_is_refused_in_words() -> None:
 
 def test_a_transfer_in_a_cluster_of_one_is_refused() -> None:
     cluster = led(1)
-    assert transfer(cluster) == "there is no other member"
+    assert transfer(cluster) == "there is no other voting member"
 
 
 def test_a_target_with_a_stalled_disk_does_not_campaign() -> None:

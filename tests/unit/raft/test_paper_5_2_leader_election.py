@@ -194,8 +194,8 @@ def test_a_single_node_elects_itself() -> None:
     assert cluster.run(MOST + 10, until=cluster.leaders)
 
 
-def test_a_message_from_a_stranger_is_ignored() -> None:
+def test_a_reply_from_a_stranger_and_a_message_from_oneself_are_ignored() -> None:
     cluster = founded()
-    cluster.deliver(Packet("stranger", "n1", RequestVote(9, 9, 9, False, True)))
+    cluster.deliver(Packet("stranger", "n1", VoteReply(9, False, False)))
     cluster.deliver(Packet("n1", "n1", RequestVote(9, 9, 9, False, True)))
     assert cluster["n1"].raft.current_term == 1 and not cluster.network
