@@ -93,6 +93,7 @@ class Process:
             if queue is None:
                 slot.mailbox[envelope[0]] = queue = deque()
             queue.append(envelope)
+            slot.latest = queue
             slot.waiting += 1
             self.wake(slot)
         elif to == "main":
@@ -122,10 +123,11 @@ class Process:
 
     def wake(self, slot: Slot) -> None:
         """Something waits for the actor."""
-        time_us = self.scheduler.now_us + 10 + int(self._random() * self._delay_us)
+        scheduler = self.scheduler
+        time_us = scheduler.now_us + 10 + int(self._random() * self._delay_us)
         if time_us < slot.next_run_us:
             slot.next_run_us = time_us
-            self.scheduler.at(time_us, self._run, slot)
+            scheduler.at(time_us, self._run, slot)
 
     def _run_at(self, slot: Slot, time_us: int) -> None:
         if time_us < slot.next_run_us:
@@ -174,10 +176,9 @@ class Process:
 
     def _end_work(self, slot: Slot) -> None:
         """Let what was said go when the disk operations are done, and see when to run again."""
-        now_us = self.scheduler.now_us
         if slot.disk is not None:
             outbox, slot.outbox = slot.outbox, None
-            slot.busy_until_us = now_us + slot.disk.elapsed_us
+            slot.busy_until_us = self.scheduler.now_us + slot.disk.elapsed_us
             if outbox:
                 self.scheduler.at(slot.busy_until_us, self._deliver_late, outbox)
         actor = slot.actor
@@ -191,13 +192,16 @@ class Process:
                     self.wake(slot)
                     break
         if actor.wakeup_ms is not None:
-            self._run_at(slot, max(now_us + 1, self.machine.time_of_us(actor.wakeup_ms)))
+            self._run_at(slot, max(self.scheduler.now_us + 1, self.machine.time_of_us(actor.wakeup_ms)))
 
     def _read_mailbox(self, slot: Slot, actor: Actor) -> None:
         context, handlers = slot.context, actor.handlers
         assert context is not None
         own, neighbours = context.incarnation, context.neighbours
-        queues = [queue for queue in slot.mailbox.values() if queue]
+        if len(slot.latest) == slot.waiting:  # mostly all is from one sender
+            queues = [slot.latest]
+        else:
+            queues = [queue for queue in slot.mailbox.values() if queue]
         for _ in range(MAX_BATCH):
             if not queues:
                 return
@@ -208,7 +212,7 @@ class Process:
             slot.waiting -= 1
             if context.boundaries_left is not None:
                 context.boundary()
-            known = neighbours.get(sender, 0)
+            known = neighbours[sender] if sender in neighbours else 0
             if to_incarnation != own or incarnation < known:
                 continue
             kind = type(message)

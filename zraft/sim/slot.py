@@ -31,7 +31,12 @@ class Port:
 
     def drain(self, limit: int) -> list[Any]:
         """See bus.ports.Port."""
-        return [self.inbox.popleft() for _ in range(min(limit, len(self.inbox)))]
+        inbox = self.inbox
+        if len(inbox) <= limit:
+            frames = list(inbox)
+            inbox.clear()
+            return frames
+        return [inbox.popleft() for _ in range(limit)]
 
     def set_peers(self, addresses: dict[str, str]) -> None:
         """See bus.ports.PeerPort."""
@@ -62,12 +67,13 @@ class SimContext:
         kind = type(message)
         if kind is Read or kind is ReadAt:
             self._process.watch_reads(message)
-        envelope = (self.name, self.incarnation, self.neighbours.get(to, 0), message)
+        neighbours = self.neighbours
+        envelope = (self.name, self.incarnation, neighbours[to] if to in neighbours else 0, message)
         outbox = self._slot.outbox
-        if outbox is not None:
-            outbox.append((to, envelope))
-        else:
+        if outbox is None:
             self._process.deliver(to, envelope)
+        else:
+            outbox.append((to, envelope))
 
     def boundary(self) -> None:
         """See Context."""
@@ -96,6 +102,7 @@ class Slot:
         "disk",
         "factory",
         "label",
+        "latest",
         "machine",
         "mailbox",
         "name",
@@ -119,13 +126,14 @@ class Slot:
     ) -> None:
         self.machine = machine
         self.name = name
-        self.label = f"{machine} {name}".encode()  # for the transcript
+        self.label = f"{machine} {name}"  # for the transcript
         self.watched = watched  # whether the invariants want to know when it has run
         self.factory = factory
         self.ports = ports
         self.port_items = tuple(ports.items())
         self.disk = disk
         self.mailbox: dict[str, deque[Envelope]] = {}
+        self.latest: deque[Envelope] = deque()  # the queue in mailbox to which the last message was added
         self.waiting = 0  # messages
         self.actor: Actor | None = None
         self.context: SimContext | None = None
