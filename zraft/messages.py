@@ -14,7 +14,10 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from zraft.enums import direct_members
 
+
+@direct_members
 class EntryKind(IntEnum):
     """What a log entry is for."""
 

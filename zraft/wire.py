@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 import msgpack
 
+from zraft.enums import direct_members
 from zraft.errors import ZraftError
 from zraft.messages import BUS_MESSAGES, PEER_MESSAGES, AppendEntries, Entry
 
@@ -98,6 +99,8 @@ def _peer_field_types() -> list[tuple[type, ...]]:
 
 
 _PEER_TYPES = _peer_field_types()
+_PEER_NUMBERS = [tuple(position for position, kind in enumerate(types) if kind is int) for types in _PEER_TYPES]
+_APPEND_ENTRIES = _PEER_TAGS[AppendEntries]
 
 
 class EntriesCache:
@@ -120,7 +123,7 @@ class EntriesCache:
 def pack_peer(message: Any, cache: EntriesCache) -> bytes:
     """One message of `messages.PEER_MESSAGES`: [tag, *fields]; entries are a nested encoded run."""
     if type(message) is AppendEntries:
-        return packb((_PEER_TAGS[AppendEntries], *message[:4], cache.pack(message.entries)))
+        return packb((_APPEND_ENTRIES, *message[:4], cache.pack(message.entries)))
     return packb((_PEER_TAGS[type(message)], *message))
 
 
@@ -130,12 +133,12 @@ def unpack_peer(body: bytes) -> Any:
     if type(fields) is not tuple or not fields or type(fields[0]) is not int or not 0 <= fields[0] < len(_PEER_TYPES):
         raise WireError("no message that this version knows")
     tag, fields = fields[0], fields[1:]
-    if tuple(map(type, fields)) != _PEER_TYPES[tag]:
+    if (*map(type, fields),) != _PEER_TYPES[tag]:
         raise WireError(f"{PEER_MESSAGES[tag].__name__} with wrong fields")
-    for field in fields:
-        if type(field) is int and field < 0:
+    for position in _PEER_NUMBERS[tag]:
+        if fields[position] < 0:
             raise WireError(f"{PEER_MESSAGES[tag].__name__} with a negative number")
-    if PEER_MESSAGES[tag] is AppendEntries:
+    if tag == _APPEND_ENTRIES:
         entries = tuple(unpack_entries(fields[4]))
         _check_entries(entries)
         return AppendEntries._make((*fields[:4], entries))
@@ -152,7 +155,7 @@ class PeerFrame(NamedTuple):
     bodies: tuple[bytes, ...]
 
 
-_FRAME_TYPES = (int, str, int, str, tuple)
+_FRAME_TYPES = (int, int, str, int, str, tuple)
 
 
 def pack_peer_frame(cluster_id: int, sender: str, store_id: int, receiver: str, bodies: Sequence[bytes]) -> bytes:
@@ -169,14 +172,18 @@ def unpack_peer_frame(frame: bytes) -> PeerFrame:
         raise WireError("no peer frame")
     if fields[0] != PEER_VERSION:
         raise WireError(f"version {str(fields[0])[:20]} (this node speaks {PEER_VERSION})")
-    if tuple(map(type, fields[1:])) != _FRAME_TYPES or any(type(body) is not bytes for body in fields[5]):
+    if (*map(type, fields),) != _FRAME_TYPES:
         raise WireError("a peer frame with wrong fields")
+    for body in fields[5]:
+        if type(body) is not bytes:
+            raise WireError("a peer frame with wrong fields")
     return PeerFrame._make(fields[1:])
 
 
 # --- between clients and nodes ---------------------------------------------------------------------------------
 
 
+@direct_members
 class RequestKind(IntEnum):
     """What a client asks."""
 
@@ -190,6 +197,7 @@ class RequestKind(IntEnum):
     SNAPSHOT = 8  # body: JSON, {"index": of a snapshot, 0 for the newest, "offset": of the wanted bytes}
 
 
+@direct_members
 class ReplyStatus(IntEnum):
     """What became of a request."""
 

@@ -382,8 +382,10 @@ class Consensus(Actor):
             for note in output.notes:
                 log.info("%s", note)
             self.send_output(output)
-            self.give_up_waiting(raft)
-            self.finish_transfers(raft)
+            if self.waiting:
+                self.give_up_waiting(raft)
+            if self.transfers or self.handing_over:
+                self.finish_transfers(raft)
             self.tell_identity(raft)
         if self.replies:
             replies, self.replies = tuple(self.replies), []
@@ -444,7 +446,7 @@ class Consensus(Actor):
 
     def give_up_waiting(self, raft: Raft) -> None:
         """A leader that was deposed cannot tell what becomes of its uncommitted entries."""
-        if self.waiting and (raft.role is not Role.LEADER or raft.current_term != self.waiting_term):
+        if raft.role is not Role.LEADER or raft.current_term != self.waiting_term:
             self.replies += [(token, ReplyStatus.UNKNOWN, b"") for _, tokens in self.waiting for token in tokens]
             self.waiting.clear()
 

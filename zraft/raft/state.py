@@ -12,6 +12,7 @@ from enum import Enum
 from random import Random
 from typing import Any, NamedTuple
 
+from zraft.enums import direct_members
 from zraft.errors import NodeMustStop
 from zraft.messages import Entry, EntryKind, InstallSnapshot
 from zraft.raft.log import RaftLog
@@ -19,6 +20,7 @@ from zraft.raft.membership import Membership
 from zraft.raft.progress import Progress
 
 
+@direct_members
 class Role(Enum):
     """What a node is at present (paper figure 4; PRE_CANDIDATE: dissertation 9.6)."""
 

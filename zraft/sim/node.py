@@ -212,7 +212,7 @@ class Process:
             slot.waiting -= 1
             if context.boundaries_left is not None:
                 context.boundary()
-            known = neighbours[sender] if sender in neighbours else 0
+            known = neighbours.get(sender, 0)
             if to_incarnation != own or incarnation < known:
                 continue
             kind = type(message)

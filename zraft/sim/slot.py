@@ -67,8 +67,7 @@ class SimContext:
         kind = type(message)
         if kind is Read or kind is ReadAt:
             self._process.watch_reads(message)
-        neighbours = self.neighbours
-        envelope = (self.name, self.incarnation, neighbours[to] if to in neighbours else 0, message)
+        envelope = (self.name, self.incarnation, self.neighbours.get(to, 0), message)
         outbox = self._slot.outbox
         if outbox is None:
             self._process.deliver(to, envelope)
