@@ -272,6 +272,6 @@ def _client_fields(frame: bytes, length: int) -> tuple[Any, ...]:
     if len(fields) != length or type(fields[-1]) is not tuple:
         raise WireError("a client frame with wrong fields")
     for item in fields[-1]:
-        if type(item) is not tuple or tuple(map(type, item)) != _ITEM_TYPES or item[0] < 0:
+        if type(item) is not tuple or (*map(type, item),) != _ITEM_TYPES or item[0] < 0:
             raise WireError("a client frame with wrong fields")
     return fields

@@ -47,7 +47,7 @@ from zraft.messages import (
     TransferLeadership,
     WriteSnapshot,
 )
-from zraft.raft import Address, Durable, Membership, Output, Raft, Role, SavedSnapshot, Settings, Write
+from zraft.raft import NOTHING, Address, Durable, Membership, Output, Raft, Role, SavedSnapshot, Settings, Write
 from zraft.raft.log import MAX_RUN_BYTES, RaftLog
 from zraft.raft.progress import SNAPSHOT_PIECE_BYTES
 from zraft.wire import EntriesCache, ReplyStatus, WireError, pack_peer, unpack_entries, unpack_peer
@@ -379,9 +379,10 @@ class Consensus(Actor):
                 raft.tick(self.last_tick.now_ms)
                 self.last_tick = None
             output = raft.take_output()
-            for note in output.notes:
-                log.info("%s", note)
-            self.send_output(output)
+            if output is not NOTHING:
+                for note in output.notes:
+                    log.info("%s", note)
+                self.send_output(output)
             if self.waiting:
                 self.give_up_waiting(raft)
             if self.transfers or self.handing_over:
@@ -396,8 +397,8 @@ class Consensus(Actor):
         if output.write is not None:
             self.send_write(output.write)
         if output.messages:
-            messages = tuple((peer, pack_peer(message, self.cache)) for peer, message in output.messages)
-            self.context.send("transport", Outbound(messages))
+            messages = [(peer, pack_peer(message, self.cache)) for peer, message in output.messages]
+            self.context.send("transport", Outbound(tuple(messages)))
         for reader, first in output.log_reads:
             self.context.send("log_writer", ReadLog(reader, first, MAX_RUN_BYTES))
         for leader, piece in output.snapshot_pieces:

@@ -60,7 +60,7 @@ class Transport(Actor):
                 self.refuse(sender, "it is no member of this cluster")
             else:
                 self.counts["peer_frames_in"] += 1
-                self.inbound.extend((sender, body) for body in bodies)
+                self.inbound += [(sender, body) for body in bodies]
 
     def refuse(self, sender: str, why: str) -> None:
         """Drop and count; say each reason once."""

@@ -6,6 +6,17 @@ other `replication`, `snapshots`, `reads`, `election`, `raft` (the inputs). Name
 
 from zraft.raft.membership import Address, Membership
 from zraft.raft.raft import Raft
-from zraft.raft.state import Durable, Output, Role, SavedSnapshot, Settings, Write
+from zraft.raft.state import NOTHING, Durable, Output, Role, SavedSnapshot, Settings, Write
 
-__all__ = ["Address", "Durable", "Membership", "Output", "Raft", "Role", "SavedSnapshot", "Settings", "Write"]
+__all__ = [
+    "NOTHING",
+    "Address",
+    "Durable",
+    "Membership",
+    "Output",
+    "Raft",
+    "Role",
+    "SavedSnapshot",
+    "Settings",
+    "Write",
+]

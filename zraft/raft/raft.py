@@ -27,7 +27,7 @@ from zraft.messages import (
 from zraft.raft.election import Elections
 from zraft.raft.log import RaftLog
 from zraft.raft.replication import MAX_TAIL_BYTES
-from zraft.raft.state import Output, Role
+from zraft.raft.state import NOTHING, Output, Role
 
 
 class Raft(Elections):
@@ -258,6 +258,8 @@ class Raft(Elections):
             self.maybe_start_read_round()
         self.apply_committed()
         write = self.take_write()
+        if write is None and not any(vars(self.output).values()):
+            return NOTHING
         output, self.output = self.output, Output()
         output.write = write
         return output

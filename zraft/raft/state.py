@@ -98,6 +98,10 @@ class Output:
     notes: list[str] = field(default_factory=list)  # for the log file
 
 
+NOTHING = Output()
+"""What every batch is answered with that changed nothing: most do."""
+
+
 class State:
     """See the module. `voted_for` is None for nobody; node ids are strings; all times are milliseconds handed in."""
 

@@ -152,10 +152,9 @@ class Process:
             if slot.waiting:
                 self._read_mailbox(slot, actor)
                 actor.end_batch()
-            for name, port in slot.port_items:
-                if port.inbox:
-                    self._read_port(slot, actor, name, port)
-                    actor.end_batch()
+            if slot.port is not None and slot.port.inbox:
+                self._read_port(slot, actor, slot.port)
+                actor.end_batch()
             if actor.wakeup_ms is not None:
                 now_ms = self.machine.now_ms()
                 if now_ms >= actor.wakeup_ms:
@@ -184,44 +183,43 @@ class Process:
         actor = slot.actor
         if actor is None:
             return
-        if slot.waiting:
+        if slot.waiting or (slot.port is not None and slot.port.inbox):
             self.wake(slot)
-        else:
-            for _, port in slot.port_items:
-                if port.inbox:
-                    self.wake(slot)
-                    break
         if actor.wakeup_ms is not None:
             self._run_at(slot, max(self.scheduler.now_us + 1, self.machine.time_of_us(actor.wakeup_ms)))
 
     def _read_mailbox(self, slot: Slot, actor: Actor) -> None:
-        context, handlers = slot.context, actor.handlers
+        context = slot.context
         assert context is not None
-        own, neighbours = context.incarnation, context.neighbours
-        if len(slot.latest) == slot.waiting:  # mostly all is from one sender
-            queues = [slot.latest]
-        else:
-            queues = [queue for queue in slot.mailbox.values() if queue]
+        if slot.waiting == 1 == len(slot.latest):  # as it mostly is
+            slot.waiting = 0
+            self._hand_over(actor, context, slot.latest.popleft())
+            return
+        queues = [queue for queue in slot.mailbox.values() if queue]
         for _ in range(MAX_BATCH):
             if not queues:
                 return
             queue = queues[0] if len(queues) == 1 else self._rng.choice(queues)
-            sender, incarnation, to_incarnation, message = queue.popleft()
+            envelope = queue.popleft()
             if not queue:
                 queues.remove(queue)
             slot.waiting -= 1
-            if context.boundaries_left is not None:
-                context.boundary()
-            known = neighbours.get(sender, 0)
-            if to_incarnation != own or incarnation < known:
-                continue
-            kind = type(message)
-            if kind is ActorRestarted:
-                self._neighbour_lives(actor, context, message.actor, message.incarnation)
-                continue
-            if incarnation > known:
-                self._neighbour_lives(actor, context, sender, incarnation)
-            handlers[kind](sender, message)
+            self._hand_over(actor, context, envelope)
+
+    def _hand_over(self, actor: Actor, context: SimContext, envelope: Envelope) -> None:
+        sender, incarnation, to_incarnation, message = envelope
+        if context.boundaries_left is not None:
+            context.boundary()
+        known = context.neighbours.get(sender, 0)
+        if to_incarnation != context.incarnation or incarnation < known:
+            return
+        kind = type(message)
+        if kind is ActorRestarted:
+            self._neighbour_lives(actor, context, message.actor, message.incarnation)
+            return
+        if incarnation > known:
+            self._neighbour_lives(actor, context, sender, incarnation)
+        actor.handlers[kind](sender, message)
 
     def _neighbour_lives(self, actor: Actor, context: SimContext, name: str, incarnation: int) -> None:
         known = context.neighbours.get(name, 0)
@@ -230,10 +228,10 @@ class Process:
             if known:
                 actor.on_neighbour_restarted(name)
 
-    def _read_port(self, slot: Slot, actor: Actor, name: str, port: Port) -> None:
+    def _read_port(self, slot: Slot, actor: Actor, port: Port) -> None:
         assert slot.context is not None
         slot.context.boundary()
-        actor.receive_frames(name, port.drain(MAX_BATCH))
+        actor.receive_frames(slot.port_name, port.drain(MAX_BATCH))
 
     # --- lives
 

@@ -108,7 +108,8 @@ class Slot:
         "next_run_us",
         "outbox",
         "paused_until_us",
-        "port_items",
+        "port",
+        "port_name",
         "ports",
         "waiting",
         "watched",
@@ -129,7 +130,8 @@ class Slot:
         self.watched = watched  # whether the invariants want to know when it has run
         self.factory = factory
         self.ports = ports
-        self.port_items = tuple(ports.items())
+        self.port_name = next(iter(ports), "")  # no actor has more than one
+        self.port = ports.get(self.port_name)
         self.disk = disk
         self.mailbox: dict[str, deque[Envelope]] = {}
         self.latest: deque[Envelope] = deque()  # the queue in mailbox to which the last message was added
