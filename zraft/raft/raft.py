@@ -38,13 +38,11 @@ class Raft(Elections):
     def tick(self, now_ms: int) -> None:
         """Time is now_ms (monotonic). If it jumped, this process did not run meanwhile, and neither did the messages
         that wait in its sockets reach it: the time that it did not see does not count against anybody."""
-        first = self.now_ms == 0
-        missed = 0 if first else max(0, now_ms - self.now_ms - self.settings.heartbeat_ms)
-        self.now_ms = now_ms
-        if first:
+        before, self.now_ms = self.now_ms, now_ms
+        if not before:
             self.arm_election()
-        elif missed:
-            self.forgive(missed)
+        elif now_ms - before > self.settings.heartbeat_ms:
+            self.forgive(now_ms - before - self.settings.heartbeat_ms)
         if self.role is Role.LEADER:
             self.tick_leader()
         elif now_ms >= self.election_deadline_ms:
@@ -256,7 +254,8 @@ class Raft(Elections):
             self.replicate()
             self.send_snapshots()
             self.maybe_start_read_round()
-        self.apply_committed()
+        if self.applying_index < self.commit_index:
+            self.apply_committed()
         write = self.take_write()
         if write is None and not any(vars(self.output).values()):
             return NOTHING

@@ -285,6 +285,8 @@ class State:
         if not self.log_writer_known:
             return None
         log = self.log
+        if log.unsent_index > log.last_index and not (self._replies or self.hard_state_changed or log.reset_unsent):
+            return None
         runs: list[tuple[int, tuple[Entry, ...]]] = []
         first = log.unsent_index
         while first <= log.last_index:
@@ -294,13 +296,11 @@ class State:
             runs.append((first, entries))
             first += len(entries)
         reset = (log.base_index, log.term(log.base_index)) if log.reset_unsent else None
-        if not runs and not self.hard_state_changed and reset is None:
-            if not self._replies:
-                return None
-            if self.durable_sequence == self.sequence:  # nothing under way that they could depend on
-                self.output.messages += self._replies
-                self._replies = []
-                return None
+        nothing_under_way = self.durable_sequence == self.sequence
+        if not runs and not self.hard_state_changed and reset is None and nothing_under_way:
+            self.output.messages += self._replies  # there is nothing that they could depend on
+            self._replies = []
+            return None
         self.sequence += 1
         hard_state = (self.current_term, self.voted_for) if self.hard_state_changed else None
         if self.hard_state_changed:

@@ -36,8 +36,7 @@ class Seen:
 
     def __init__(self, raft: Raft) -> None:
         self.raft = raft
-        self.applying_index = -1
-        self.state: tuple[Any, ...] = ()  # commit, term, role, and the ends of the log
+        self.state: tuple[Any, ...] = ()  # applying, commit, term, role, the ends of the log, the snapshot
         self.terms: list[int] = []  # of its log
         self.base_index = 0
         self.last = (-1, -1)  # (last index, last term)
@@ -78,12 +77,12 @@ class Invariants:
             seen = self._seen[name] = Seen(raft)
         log = raft.log
         state = (
-            raft.commit_index, raft.current_term, raft.role, log.last_index, log.last_term, log.durable_index,
-            log.base_index, raft.snapshot.index,
+            raft.applying_index, raft.commit_index, raft.current_term, raft.role, log.last_index, log._run_term[-1],
+            log.durable_index, log._run_first[0], raft.snapshot,
         )  # fmt: skip
-        if raft.applying_index == seen.applying_index and state == seen.state:
+        if state == seen.state:
             return
-        seen.applying_index, seen.state = raft.applying_index, state
+        seen.state = state
         if not raft.applying_index <= max(min(raft.commit_index, log.durable_index), raft.applied_index):
             raise Violation(
                 "applied <= committed and durable",
@@ -263,12 +262,13 @@ class Invariants:
 
     def on_frame(self, sender: str, receiver: str, frame: bytes, now_us: int) -> None:
         """Trap 7: no term, no vote, no acknowledgement leaves a node before it is durable there."""
-        holding = self._settled(sender, now_us)
+        holding = self.holdings[sender]
+        holding.settle(now_us)
         term, voted_for = holding.hard_state
         for body in unpack_peer_frame(frame).bodies:
             message = unpack_body(body)
             kind = type(message)
-            if kind in (RequestVote, VoteReply) and message.pre_vote:
+            if (kind is RequestVote or kind is VoteReply) and message.pre_vote:
                 continue
             if message.term > term:
                 raise Violation("durable before said", f"{sender} says {message}; on disk {holding.hard_state}")
@@ -285,7 +285,7 @@ class Invariants:
                 known = self._votes.setdefault((sender, message.term), vote)
                 if known != vote:
                     raise Violation("one vote a term", f"{sender} votes for {known} and {vote} in {message.term}")
-            elif kind in (AppendEntries, Heartbeat) and self.leader_of.get(message.term) != sender:
+            elif (kind is AppendEntries or kind is Heartbeat) and self.leader_of.get(message.term) != sender:
                 raise Violation("election safety", f"{sender} says {message}, leader is {self.leader_of.get(term)}")
 
     def _wiped_takes_no_part(self, sender: str, receiver: str, message: Any) -> None:

@@ -27,7 +27,7 @@ class Port:
         self.surplus_parts = 0
         self.limit = limit
         self.peers: dict[str, str] = {}
-        self._carry = carry
+        self.send = carry  # as bus.ports.PeerPort and RouterPort do
 
     def drain(self, limit: int) -> list[Any]:
         """See bus.ports.Port."""
@@ -41,10 +41,6 @@ class Port:
     def set_peers(self, addresses: dict[str, str]) -> None:
         """See bus.ports.PeerPort."""
         self.peers = addresses
-
-    def send(self, to: Any, frame: bytes) -> bool:
-        """See bus.ports.PeerPort and RouterPort."""
-        return self._carry(to, frame)
 
 
 class SimContext:
