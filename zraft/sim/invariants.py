@@ -14,13 +14,13 @@ from zraft.messages import AppendEntries, AppendReply, Entry, Heartbeat, Request
 from zraft.raft import Raft, Role
 from zraft.sim.durable import Holding
 from zraft.sim.reference import Reference
-from zraft.wire import unpack_peer, unpack_peer_frame
+from zraft.wire import peek_bodies, peek_peer
 
 if TYPE_CHECKING:
     from zraft.sim.node import Machine
 
 
-unpack_body = lru_cache(maxsize=1024)(unpack_peer)  # every follower is sent the same
+peek = lru_cache(maxsize=1024)(peek_peer)  # every follower is sent the same
 
 
 class Violation(BaseException):
@@ -83,7 +83,8 @@ class Invariants:
         if state == seen.state:
             return
         seen.state = state
-        if not raft.applying_index <= max(min(raft.commit_index, log.durable_index), raft.applied_index):
+        applying = raft.applying_index
+        if applying > raft.applied_index and (applying > raft.commit_index or applying > log.durable_index):
             raise Violation(
                 "applied <= committed and durable",
                 f"{name}: applying {raft.applying_index}, committed {raft.commit_index}, durable {log.durable_index}",
@@ -265,8 +266,8 @@ class Invariants:
         holding = self.holdings[sender]
         holding.settle(now_us)
         term, voted_for = holding.hard_state
-        for body in unpack_peer_frame(frame).bodies:
-            message = unpack_body(body)
+        for body in peek_bodies(frame):
+            message = peek(body)
             kind = type(message)
             if (kind is RequestVote or kind is VoteReply) and message.pre_vote:
                 continue

@@ -122,7 +122,7 @@ class Slot:
     ) -> None:
         self.machine = machine
         self.name = name
-        self.label = f"{machine} {name}"  # for the transcript
+        self.label = f" {machine} {name} "  # for the transcript
         self.watched = watched  # whether the invariants want to know when it has run
         self.factory = factory
         self.ports = ports
