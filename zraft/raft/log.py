@@ -145,11 +145,11 @@ class RaftLog:
         self._entries.extend(entries)
         index = self.last_index
         term = self._run_term[-1]
-        for entry in entries:
+        for entry_term, _, _, data in entries:
             index += 1
-            self._tail_bytes += len(entry.data) + ENTRY_OVERHEAD_BYTES
-            if entry.term != term:
-                term = entry.term
+            self._tail_bytes += len(data) + ENTRY_OVERHEAD_BYTES
+            if entry_term != term:
+                term = entry_term
                 self._run_first.append(index)
                 self._run_term.append(term)
         if entries:

@@ -257,7 +257,7 @@ class Raft(Elections):
         if self.applying_index < self.commit_index:
             self.apply_committed()
         write = self.take_write()
-        if write is None and not any(vars(self.output).values()):
+        if write is None and self.output.is_empty():
             return NOTHING
         output, self.output = self.output, Output()
         output.write = write

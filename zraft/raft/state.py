@@ -81,7 +81,7 @@ class Write(NamedTuple):
     reset: tuple[int, int] | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class Output:
     """What a node wants done after a batch of inputs, in this order: write, send, apply, answer."""
 
@@ -96,6 +96,13 @@ class Output:
     restore: int = 0  # the snapshot that the state machine shall load
     compact: int = 0  # through which entry the disk may let go of the log
     notes: list[str] = field(default_factory=list)  # for the log file
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (
+            self.messages or self.apply or self.write or self.reads_ready or self.notes or self.reads_refused
+            or self.log_reads or self.snapshot_reads or self.snapshot_pieces or self.restore or self.compact
+        )  # fmt: skip
 
 
 NOTHING = Output()

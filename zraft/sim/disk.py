@@ -117,7 +117,7 @@ class SimDisk:
 
     def _spend(self, mean_us: int) -> None:
         self.elapsed_us += int(mean_us * self.factor * (0.5 + self._rng.random()))
-        wait_us = self.stalled_until_us - self.now_us
+        wait_us = self.stalled_until_us - self._scheduler.now_us - self.elapsed_us
         if wait_us > 0:
             self._counts["stalled-disk"] += 1
             self.elapsed_us += wait_us
