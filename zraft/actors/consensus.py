@@ -387,7 +387,8 @@ class Consensus(Actor):
                 self.give_up_waiting(raft)
             if self.transfers or self.handing_over:
                 self.finish_transfers(raft)
-            self.tell_identity(raft)
+            if self.identity_of is not raft.membership or not self.cluster_id:
+                self.tell_identity(raft)
         if self.replies:
             replies, self.replies = tuple(self.replies), []
             self.context.send("frontend", Replies(replies))
@@ -423,13 +424,14 @@ class Consensus(Actor):
 
     def send_write(self, write: Write) -> None:
         """Encoded once, the entries serve the disk and every peer."""
-        batches = tuple(
-            (first, len(run), run[0].term, self.cache.pack(run), any(entry.kind == _CONFIG for entry in run))
-            for first, run in write.runs
-        )
-        replies = tuple((peer, pack_peer(message, self.cache)) for peer, message in write.replies)
-        hard_state = (write.hard_state[0], write.hard_state[1] or "") if write.hard_state else ()
-        self.context.send("log_writer", Append(write.sequence, hard_state, batches, replies, write.reset or ()))
+        sequence, state, runs, waiting, reset = write
+        batches = [
+            (first, len(run), run[0].term, self.cache.pack(run), _CONFIG in [entry.kind for entry in run])
+            for first, run in runs
+        ]
+        replies = [(peer, pack_peer(message, self.cache)) for peer, message in waiting]
+        hard_state = (state[0], state[1] or "") if state else ()
+        self.context.send("log_writer", Append(sequence, hard_state, tuple(batches), tuple(replies), reset or ()))
 
     def send_apply(self, first: int, entries: Sequence[Entry]) -> None:
         """With the tokens of those that a client of this node waits for."""

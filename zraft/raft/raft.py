@@ -90,10 +90,11 @@ class Raft(Elections):
             return
         if self.fresh:
             self.stop_if_wiped(sender, message)
-        if message.term > self.current_term and not self.step_newer_term(sender, message):
-            return
-        if message.term < self.current_term:
+        term = message.term
+        if term < self.current_term:
             self.step_older_term(sender, message)
+            return
+        if term > self.current_term and not self.step_newer_term(sender, message):
             return
         kind = type(message)
         if kind is AppendEntries:

@@ -83,31 +83,32 @@ class Invariants:
         if state == seen.state:
             return
         seen.state = state
-        applying = raft.applying_index
-        if applying > raft.applied_index and (applying > raft.commit_index or applying > log.durable_index):
+        applying, commit, term, role, last, last_term, durable, base, snapshot = state
+        if applying > raft.applied_index and (applying > commit or applying > durable):
             raise Violation(
                 "applied <= committed and durable",
-                f"{name}: applying {raft.applying_index}, committed {raft.commit_index}, durable {log.durable_index}",
+                f"{name}: applying {applying}, committed {commit}, durable {durable}",
             )
-        if raft.commit_index > log.last_index:
-            raise Violation("committed <= last", f"{name}: {raft.commit_index} > {log.last_index}")
-        if raft.current_term < seen.current_term:
-            raise Violation("term goes back", f"{name}: {raft.current_term} < {seen.current_term}")
-        seen.current_term = raft.current_term
-        if not log.base_index <= raft.snapshot.index <= raft.commit_index:
+        if commit > last:
+            raise Violation("committed <= last", f"{name}: {commit} > {last}")
+        if term < seen.current_term:
+            raise Violation("term goes back", f"{name}: {term} < {seen.current_term}")
+        seen.current_term = term
+        if not base <= snapshot.index <= commit:
             raise Violation(
                 "compacted <= snapshot <= committed",
-                f"{name}: log after {log.base_index}, snapshot {raft.snapshot.index}, committed {raft.commit_index}",
+                f"{name}: log after {base}, snapshot {snapshot.index}, committed {commit}",
             )
-        if (log.last_index, log.last_term) != seen.last or log.base_index != seen.base_index:
+        if (last, last_term) != seen.last or base != seen.base_index:
             self._log_matching(name, raft, seen)
-        if log.durable_index != seen.durable_index:
+        if durable != seen.durable_index:
             self._believed_durable(name, raft, seen, now_us)
-        if raft.role is Role.LEADER and self.leader_of.get(raft.current_term) != name:
+        leads = role is Role.LEADER
+        if leads and self.leader_of.get(term) != name:
             self._election_safety(name, raft, now_us)
-        if raft.commit_index != seen.commit_index:
+        if commit != seen.commit_index:
             self._state_machine_safety(name, raft, seen, now_us)
-        seen.led_term = raft.current_term if raft.role is Role.LEADER else 0
+        seen.led_term = term if leads else 0
 
     def _begins_with_its_disk(self, name: str, raft: Raft, now_us: int) -> None:
         """A new consensus knows all that its node has promised: term, vote, entries (the fence of Recover)."""

@@ -58,6 +58,7 @@ class Process:
         self._trace = cluster.trace
         self._rng = cluster.actor_rng
         self._random = self._rng.random
+        self._run_slot = self._run  # bound once
         self._delay_us = cluster.options.actor_delay_us
         self.slots: dict[str, Slot] = {}
         for name, factory, ports in cluster.actors_of(machine, self):
@@ -127,7 +128,7 @@ class Process:
         time_us = scheduler.now_us + 10 + int(self._random() * self._delay_us)
         if time_us < slot.next_run_us:
             slot.next_run_us = time_us
-            scheduler.at(time_us, self._run, slot)
+            scheduler.at(time_us, self._run_slot, slot)
 
     def _run_at(self, slot: Slot, time_us: int) -> None:
         if time_us < slot.next_run_us:
