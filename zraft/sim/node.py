@@ -230,8 +230,10 @@ class Process:
                 actor.on_neighbour_restarted(name)
 
     def _read_port(self, slot: Slot, actor: Actor, port: Port) -> None:
-        assert slot.context is not None
-        slot.context.boundary()
+        context = slot.context
+        assert context is not None
+        if context.boundaries_left is not None:
+            context.boundary()
         actor.receive_frames(slot.port_name, port.drain(MAX_BATCH))
 
     # --- lives
