@@ -30,6 +30,11 @@ class Changes:
         self.replies: list[tuple[int, int, bytes]] = []
         self.to_ask: list[str] = []
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anybody waits, or is to be answered."""
+        return bool(self._admissions or self._begun or self.replies)
+
     def request(self, raft: Raft, token: int, data: bytes) -> None:
         """To the leader. Those who shall join are looked up first; what must be refused anyway is refused at once."""
         try:

@@ -14,7 +14,10 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from zraft.enums import direct_members
 
+
+@direct_members
 class EntryKind(IntEnum):
     """What a log entry is for."""
 
@@ -124,7 +127,7 @@ class TimeoutNow(NamedTuple):
 
 
 class Removed(NamedTuple):
-    """Member -> who asks for its vote and is no member: the committed configuration at config_index does not list you.
+    """Voter -> who asks for its vote and is no member: the committed configuration at config_index does not list you.
     Lost: the other asks again. It knows no term: who was removed takes part in none."""
 
     config_index: int
@@ -137,9 +140,9 @@ class WhoAreYou(NamedTuple):
 
 
 class IAm(NamedTuple):
-    """Its transport -> that leader's. address: as asked. waiting: it holds nothing and waits to be added (config `join:
-    true`). client: where it says that clients reach it, "" if it does not know. Its id, store and cluster stand on the
-    frame."""
+    """transport -> the transport that asked. address: as asked. waiting: it holds nothing and waits to be added
+    (config `join: true`). client: where it says that clients reach it, "" if it does not know. Its id, store and
+    cluster stand on the frame."""
 
     address: str
     waiting: bool

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 import msgpack
 
+from zraft.enums import direct_members
 from zraft.errors import ZraftError
 from zraft.messages import BUS_MESSAGES, PEER_MESSAGES, AppendEntries, Entry
 
@@ -98,6 +99,8 @@ def _peer_field_types() -> list[tuple[type, ...]]:
 
 
 _PEER_TYPES = _peer_field_types()
+_PEER_NUMBERS = [tuple(position for position, kind in enumerate(types) if kind is int) for types in _PEER_TYPES]
+_APPEND_ENTRIES = _PEER_TAGS[AppendEntries]
 
 
 class EntriesCache:
@@ -120,7 +123,7 @@ class EntriesCache:
 def pack_peer(message: Any, cache: EntriesCache) -> bytes:
     """One message of `messages.PEER_MESSAGES`: [tag, *fields]; entries are a nested encoded run."""
     if type(message) is AppendEntries:
-        return packb((_PEER_TAGS[AppendEntries], *message[:4], cache.pack(message.entries)))
+        return packb((_APPEND_ENTRIES, *message[:4], cache.pack(message.entries)))
     return packb((_PEER_TAGS[type(message)], *message))
 
 
@@ -131,12 +134,12 @@ def unpack_peer(body: bytes) -> Any:
         raise WireError("no message that this version knows")
     tag, fields = fields[0], fields[1:]
     fields = fields[: len(_PEER_TYPES[tag])]  # what a later version adds at the end, this one does without
-    if tuple(map(type, fields)) != _PEER_TYPES[tag]:
+    if (*map(type, fields),) != _PEER_TYPES[tag]:
         raise WireError(f"{PEER_MESSAGES[tag].__name__} with wrong fields")
-    for field in fields:
-        if type(field) is int and field < 0:
+    for position in _PEER_NUMBERS[tag]:
+        if fields[position] < 0:
             raise WireError(f"{PEER_MESSAGES[tag].__name__} with a negative number")
-    if PEER_MESSAGES[tag] is AppendEntries:
+    if tag == _APPEND_ENTRIES:
         entries = tuple(unpack_entries(fields[4]))
         _check_entries(entries)
         return AppendEntries._make((*fields[:4], entries))
@@ -157,7 +160,7 @@ class PeerFrame(NamedTuple):
     bodies: tuple[bytes, ...]
 
 
-_FRAME_TYPES = (int, str, int, str, str, int, tuple)
+_FRAME_TYPES = (int, int, str, int, str, str, int, tuple)
 
 
 def pack_peer_frame(frame: PeerFrame) -> bytes:
@@ -174,15 +177,31 @@ def unpack_peer_frame(frame: bytes) -> PeerFrame:
         raise WireError("no peer frame")
     if fields[0] != PEER_VERSION:
         raise WireError(f"version {str(fields[0])[:20]} (this node speaks {PEER_VERSION})")
-    fields = fields[1 : len(_FRAME_TYPES) + 1]  # as in unpack_peer
-    if tuple(map(type, fields)) != _FRAME_TYPES or any(type(body) is not bytes for body in fields[-1]):
+    fields = fields[: len(_FRAME_TYPES)]  # as in unpack_peer
+    if (*map(type, fields),) != _FRAME_TYPES:
         raise WireError("a peer frame with wrong fields")
-    return PeerFrame._make(fields)
+    for body in fields[7]:
+        if type(body) is not bytes:
+            raise WireError("a peer frame with wrong fields")
+    return PeerFrame._make(fields[1:])
+
+
+def peek_bodies(frame: bytes) -> tuple[bytes, ...]:
+    """The bodies in a frame of `pack_peer_frame`. For an onlooker in this process: it checks nothing."""
+    bodies: tuple[bytes, ...] = unpackb(frame, use_list=False)[7]
+    return bodies
+
+
+def peek_peer(body: bytes) -> Any:
+    """The message in a body of `pack_peer`; an AppendEntries with its entries unopened. Checks nothing, either."""
+    fields = unpackb(body, use_list=False)
+    return PEER_MESSAGES[fields[0]]._make(fields[1:])
 
 
 # --- between clients and nodes ---------------------------------------------------------------------------------
 
 
+@direct_members
 class RequestKind(IntEnum):
     """What a client asks."""
 
@@ -198,6 +217,7 @@ class RequestKind(IntEnum):
     ENDPOINTS = 10  # body: empty; answered by this node: UTF-8 JSON, a list of the members' client endpoints
 
 
+@direct_members
 class ReplyStatus(IntEnum):
     """What became of a request."""
 
@@ -272,6 +292,6 @@ def _client_fields(frame: bytes, length: int) -> tuple[Any, ...]:
     if len(fields) != length or type(fields[-1]) is not tuple:
         raise WireError("a client frame with wrong fields")
     for item in fields[-1]:
-        if type(item) is not tuple or tuple(map(type, item)) != _ITEM_TYPES or item[0] < 0:
+        if type(item) is not tuple or (*map(type, item),) != _ITEM_TYPES or item[0] < 0:
             raise WireError("a client frame with wrong fields")
     return fields

@@ -48,10 +48,12 @@ class Forbidden(NamedTuple):
 
 
 RULES = {
-    "raft is pure": Allowed(("zraft/raft/",), (*PURE, "zraft.raft", "zraft.messages", "zraft.errors")),
-    "statemachine is pure": Allowed(("zraft/statemachine/",), (*PURE, "msgpack", "zraft.statemachine", "zraft.errors")),
+    "raft is pure": Allowed(("zraft/raft/",), (*PURE, "zraft.raft", "zraft.messages", "zraft.errors", "zraft.enums")),
+    "statemachine is pure": Allowed(
+        ("zraft/statemachine/",), (*PURE, "msgpack", "zraft.statemachine", "zraft.errors", "zraft.enums")
+    ),
     "what raft and statemachine stand on is pure": Allowed(
-        ("zraft/messages.py", "zraft/errors.py"), (*PURE, "zraft.errors")
+        ("zraft/messages.py", "zraft/errors.py", "zraft/enums.py"), (*PURE, "zraft.errors", "zraft.enums")
     ),
     "storage knows bytes alone": Forbidden(
         ("zraft/storage/",), ("zmq", "msgpack", "zraft.raft", "zraft.messages", "zraft.wire", "zraft.bus")

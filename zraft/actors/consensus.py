@@ -8,7 +8,6 @@ snapshot); until then this node leads nobody. It starts as a follower, so it nev
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,7 +51,8 @@ from zraft.messages import (
     TransferLeadership,
     WriteSnapshot,
 )
-from zraft.raft import Address, Membership, Output, Raft, Role, SavedSnapshot, Settings, Write
+from zraft.proposals import Proposals
+from zraft.raft import NOTHING, Address, Membership, Output, Raft, Role, SavedSnapshot, Settings, Write
 from zraft.raft.log import MAX_RUN_BYTES
 from zraft.raft.progress import SNAPSHOT_PIECE_BYTES
 from zraft.recovered import durable_from, log_from, unpack_batches
@@ -95,8 +95,7 @@ class Consensus(Actor):
         self.identity: Identity | None = None  # as transport was told it
         self.identity_of: Membership | None = None
         self.cache = EntriesCache()
-        self.waiting: deque[tuple[int, Sequence[int]]] = deque()  # (first index, tokens) of proposals not applied yet
-        self.waiting_term = 0
+        self.proposals = Proposals()
         self.last_tick: Tick | None = None
         self.transfers: list[int] = []  # tokens
         self.changes = Changes()
@@ -187,13 +186,9 @@ class Consensus(Actor):
         durable = durable_from(recovered, snapshot)
         raft = self.raft = Raft(self.node, self.founding, durable, self.settings, self.context.rng)
         self.recovered = self.snapshot = None
-        log.info(
-            "starts in term %d with a snapshot of the first %d entries and %d in the log, up to entry %d",
-            raft.current_term,
-            snapshot.index,
-            raft.log.last_index - raft.log.base_index,
-            raft.log.last_index,
-        )
+        last = raft.log.last_index
+        text = "starts in term %d with a snapshot of the first %d entries and %d in the log, up to entry %d"
+        log.info(text, raft.current_term, snapshot.index, last - raft.log.base_index, last)
         self.take_standing(raft)
         self.tell_identity(raft)
         self.arm()
@@ -220,7 +215,7 @@ class Consensus(Actor):
             if self.raft is not None:
                 self.take_standing(self.raft)
         elif name == "frontend":
-            self.waiting.clear()
+            self.proposals.forget()
             self.transfers.clear()
             self.changes.forget()
             if self.raft is not None:
@@ -241,13 +236,9 @@ class Consensus(Actor):
         if not self.cluster_id and membership.cluster_id and (raft.commit_index > 0 or not self.founding.voters):
             self.cluster_id = membership.cluster_id
             self.context.send("log_writer", SaveClusterId(self.cluster_id))
-        members = membership.members
-        peers = {
-            node: (self.address(membership, node).peer, membership.stores.get(node, 0))
-            for node in members
-            if node != self.node
-        }
-        identity = Identity(self.cluster_id, self.store_id, not members, peers)
+        others = [node for node in membership.members if node != self.node]
+        peers = {node: (self.address(membership, node).peer, membership.stores.get(node, 0)) for node in others}
+        identity = Identity(self.cluster_id, self.store_id, not membership.members, peers)
         if identity != self.identity:
             self.identity = identity
             self.context.send("transport", identity)
@@ -326,8 +317,7 @@ class Consensus(Actor):
         if raft is None or first is None:
             self.refuse(tokens)
         else:
-            self.waiting.append((first, tokens))
-            self.waiting_term = raft.current_term
+            self.proposals.add(first, tokens, raft.current_term)
 
     def on_read(self, sender: str, message: Read) -> None:
         """From clients of this node."""
@@ -387,15 +377,21 @@ class Consensus(Actor):
             if self.last_tick is not None:
                 raft.tick(self.last_tick.now_ms)
                 self.last_tick = None
-            self.changes.advance(raft)
+            if self.changes.is_busy:
+                self.changes.advance(raft)
             output = raft.take_output()
-            for note in output.notes:
-                log.info("%s", note)
-            self.send_output(output)
-            self.give_up_waiting(raft)
-            self.finish_transfers(raft)
-            self.finish_changes(raft)
-            self.tell_identity(raft)
+            if output is not NOTHING:
+                for note in output.notes:
+                    log.info("%s", note)
+                self.send_output(output)
+            if self.proposals:
+                self.replies += [(token, ReplyStatus.UNKNOWN, b"") for token in self.proposals.give_up(raft)]
+            if self.transfers or self.handing_over:
+                self.finish_transfers(raft)
+            if self.changes.is_busy:
+                self.finish_changes(raft)
+            if self.identity_of is not raft.membership or not self.cluster_id:
+                self.tell_identity(raft)
         if self.replies:
             replies, self.replies = tuple(self.replies), []
             self.context.send("frontend", Replies(replies))
@@ -405,8 +401,8 @@ class Consensus(Actor):
         if output.write is not None:
             self.send_write(output.write)
         if output.messages:
-            messages = tuple((peer, pack_peer(message, self.cache)) for peer, message in output.messages)
-            self.context.send("transport", Outbound(messages))
+            messages = [(peer, pack_peer(message, self.cache)) for peer, message in output.messages]
+            self.context.send("transport", Outbound(tuple(messages)))
         for reader, first in output.log_reads:
             self.context.send("log_writer", ReadLog(reader, first, MAX_RUN_BYTES))
         for leader, piece in output.snapshot_pieces:
@@ -431,33 +427,19 @@ class Consensus(Actor):
 
     def send_write(self, write: Write) -> None:
         """Encoded once, the entries serve the disk and every peer."""
-        batches = tuple(
-            (first, len(run), run[0].term, self.cache.pack(run), any(entry.kind == _CONFIG for entry in run))
-            for first, run in write.runs
-        )
-        replies = tuple((peer, pack_peer(message, self.cache)) for peer, message in write.replies)
-        hard_state = (write.hard_state[0], write.hard_state[1] or "") if write.hard_state else ()
-        self.context.send("log_writer", Append(write.sequence, hard_state, batches, replies, write.reset or ()))
+        sequence, state, runs, waiting, reset = write
+        batches = [
+            (first, len(run), run[0].term, self.cache.pack(run), _CONFIG in [entry.kind for entry in run])
+            for first, run in runs
+        ]
+        replies = [(peer, pack_peer(message, self.cache)) for peer, message in waiting]
+        hard_state = (state[0], state[1] or "") if state else ()
+        self.context.send("log_writer", Append(sequence, hard_state, tuple(batches), tuple(replies), reset or ()))
 
     def send_apply(self, first: int, entries: Sequence[Entry]) -> None:
         """With the tokens of those that a client of this node waits for."""
-        last = first + len(entries) - 1
-        tokens: list[tuple[int, int]] = []
-        waiting = self.waiting
-        while waiting and waiting[0][0] <= last:
-            start, batch = waiting.popleft()
-            here = last - start + 1
-            tokens += zip(range(start, start + len(batch)), batch[:here], strict=False)
-            if here < len(batch):
-                waiting.appendleft((last + 1, batch[here:]))
-                break
+        tokens = self.proposals.take(first + len(entries) - 1)
         self.context.send("applier", Apply(first, self.cache.pack(entries), tuple(tokens)))
-
-    def give_up_waiting(self, raft: Raft) -> None:
-        """A leader that was deposed cannot tell what becomes of its uncommitted entries."""
-        if self.waiting and (raft.role is not Role.LEADER or raft.current_term != self.waiting_term):
-            self.replies += [(token, ReplyStatus.UNKNOWN, b"") for _, tokens in self.waiting for token in tokens]
-            self.waiting.clear()
 
     def finish_changes(self, raft: Raft) -> None:
         """Pass on what became of changes of the members, and look for those who shall join."""

@@ -124,7 +124,8 @@ class LogWriter(Actor):
         """The oldest of what waits, some MAX_WRITE_BYTES; it stays in pending until it is written."""
         size = 0
         for count, append in enumerate(self.pending, 1):
-            size += sum(len(batch[3]) for batch in append.batches)
+            for batch in append.batches:
+                size += len(batch[3])
             if count < len(self.pending) and self.pending[count].reset:
                 return self.pending[:count]  # it comes before the batches of a write
             if size >= MAX_WRITE_BYTES:

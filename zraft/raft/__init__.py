@@ -7,6 +7,17 @@ are the paper's.
 
 from zraft.raft.membership import Address, Membership
 from zraft.raft.raft import Raft
-from zraft.raft.state import Durable, Output, Role, SavedSnapshot, Settings, Write
+from zraft.raft.state import NOTHING, Durable, Output, Role, SavedSnapshot, Settings, Write
 
-__all__ = ["Address", "Durable", "Membership", "Output", "Raft", "Role", "SavedSnapshot", "Settings", "Write"]
+__all__ = [
+    "NOTHING",
+    "Address",
+    "Durable",
+    "Membership",
+    "Output",
+    "Raft",
+    "Role",
+    "SavedSnapshot",
+    "Settings",
+    "Write",
+]

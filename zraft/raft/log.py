@@ -52,8 +52,8 @@ class RaftLog:
                 self._run_term.append(term)
         self.last_index = last_index
         self._entries: list[Entry] = list(tail)
-        self._tail_first = last_index - len(tail) + 1
-        self._tail_bytes = sum(len(entry.data) + ENTRY_OVERHEAD_BYTES for entry in tail)
+        self.tail_first = last_index - len(tail) + 1  # the first index whose entry is in memory
+        self.tail_bytes = sum(len(entry.data) + ENTRY_OVERHEAD_BYTES for entry in tail)
         if last_index > base[0] and not tail:
             raise impossible("a log without its last entry", last_index=last_index)
         self.last_time_ms = tail[-1].time_ms if tail else 0  # the log's own clock; not turned back by a truncation
@@ -74,16 +74,6 @@ class RaftLog:
     def base_index(self) -> int:
         """The index that the log begins after."""
         return self._run_first[0]
-
-    @property
-    def tail_first(self) -> int:
-        """The first index whose entry is in memory."""
-        return self._tail_first
-
-    @property
-    def tail_bytes(self) -> int:
-        """What the entries in memory take."""
-        return self._tail_bytes
 
     def _run(self, index: int) -> int:
         if not self._run_first[0] <= index <= self.last_index:
@@ -125,12 +115,12 @@ class RaftLog:
         run, so that whoever encodes it can do so once. The caller sees to it that first is in memory."""
         if first > last:
             return ()
-        if not self._tail_first <= first <= last <= self.last_index:
-            raise impossible("not in memory", first=first, last=last, tail=self._tail_first, end=self.last_index)
+        if not self.tail_first <= first <= last <= self.last_index:
+            raise impossible("not in memory", first=first, last=last, tail=self.tail_first, end=self.last_index)
         cached_first, cached_last, cached = self._run_cache
         if cached_first == first and cached_last == last:
             return cached
-        entries = first_run(self._entries[first - self._tail_first : last - self._tail_first + 1])
+        entries = first_run(self._entries[first - self.tail_first : last - self.tail_first + 1])
         self._run_cache = (first, last, entries)
         return entries
 
@@ -145,11 +135,11 @@ class RaftLog:
         self._entries.extend(entries)
         index = self.last_index
         term = self._run_term[-1]
-        for entry in entries:
+        for entry_term, _, _, data in entries:
             index += 1
-            self._tail_bytes += len(entry.data) + ENTRY_OVERHEAD_BYTES
-            if entry.term != term:
-                term = entry.term
+            self.tail_bytes += len(data) + ENTRY_OVERHEAD_BYTES
+            if entry_term != term:
+                term = entry_term
                 self._run_first.append(index)
                 self._run_term.append(term)
         if entries:
@@ -161,11 +151,11 @@ class RaftLog:
         stand there (trap 8): each is capped, and the new entries count as unsent."""
         if not self.base_index < first <= self.last_index:
             raise impossible("truncation outside of the log", first=first, last_index=self.last_index)
-        kept = max(0, first - self._tail_first)
+        kept = max(0, first - self.tail_first)
         for entry in self._entries[kept:]:
-            self._tail_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
+            self.tail_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
         del self._entries[kept:]
-        self._tail_first = min(self._tail_first, first)
+        self.tail_first = min(self.tail_first, first)
         self.last_index = first - 1
         while self._run_first[-1] >= first:
             del self._run_first[-1], self._run_term[-1]
@@ -183,11 +173,11 @@ class RaftLog:
         run = self._run(through)
         self._run_first[: run + 1] = [through]
         self._run_term[: run + 1] = [term]
-        gone = max(0, through - self._tail_first + 1)
+        gone = max(0, through - self.tail_first + 1)
         for entry in self._entries[:gone]:
-            self._tail_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
+            self.tail_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
         del self._entries[:gone]
-        self._tail_first += gone
+        self.tail_first += gone
 
     def reset(self, index: int, term: int) -> None:
         """Drop all entries: a snapshot up to index, of that term, is on this node's disk, and the log goes on after it
@@ -195,7 +185,7 @@ class RaftLog:
         self._run_first, self._run_term = [index], [term]
         self.last_index = self.durable_index = index
         self.unsent_index = index + 1
-        self._entries, self._tail_first, self._tail_bytes = [], index + 1, 0
+        self._entries, self.tail_first, self.tail_bytes = [], index + 1, 0
         self.reset_unsent = True
         for write in self._writes:
             write[1] = min(write[1], index)
@@ -206,17 +196,17 @@ class RaftLog:
 
         A sixteenth at once: deleting from the front moves the rest, and deleting very much takes its time, too.
         """
-        if self._tail_bytes <= keep_bytes + keep_bytes // 16:
+        if self.tail_bytes <= keep_bytes + keep_bytes // 16:
             return
         through = min(through, self.durable_index)
         count = 0
-        for entry in self._entries[: max(0, through - self._tail_first + 1)]:
-            if self._tail_bytes <= keep_bytes:
+        for entry in self._entries[: max(0, through - self.tail_first + 1)]:
+            if self.tail_bytes <= keep_bytes:
                 break
-            self._tail_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
+            self.tail_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
             count += 1
         del self._entries[:count]
-        self._tail_first += count
+        self.tail_first += count
 
     # --- what is durable here
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import deque
 from enum import Enum
 
+from zraft.enums import direct_members
+
 MAX_INFLIGHT_MESSAGES = 64
 MAX_INFLIGHT_BYTES = 8 * 1024 * 1024
 SNAPSHOT_PIECE_BYTES = 128 * 1024  # of a snapshot in one message, so that no heartbeat waits long behind one
 SNAPSHOT_WINDOW_BYTES = 8 * SNAPSHOT_PIECE_BYTES
 
 
+@direct_members
 class ProgressState(Enum):
     """PROBE: where does its log end? One message at a time. REPLICATE: known; messages are pipelined. SNAPSHOT: what it
     needs next has left the log, so it is sent a snapshot."""

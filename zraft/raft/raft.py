@@ -28,7 +28,7 @@ from zraft.messages import (
 from zraft.raft.log import RaftLog
 from zraft.raft.reconfiguration import Reconfiguration
 from zraft.raft.replication import MAX_TAIL_BYTES
-from zraft.raft.state import Output, Role
+from zraft.raft.state import NOTHING, Output, Role
 
 REPLIES = (VoteReply, AppendReply, HeartbeatReply, InstallSnapshotReply)
 
@@ -41,13 +41,11 @@ class Raft(Reconfiguration):
     def tick(self, now_ms: int) -> None:
         """Time is now_ms (monotonic). If it jumped, this process did not run meanwhile, and neither did the messages
         that wait in its sockets reach it: the time that it did not see does not count against anybody."""
-        first = self.now_ms == 0
-        missed = 0 if first else max(0, now_ms - self.now_ms - self.settings.heartbeat_ms)
-        self.now_ms = now_ms
-        if first:
+        before, self.now_ms = self.now_ms, now_ms
+        if not before:
             self.arm_election()
-        elif missed:
-            self.forgive(missed)
+        elif now_ms - before > self.settings.heartbeat_ms:
+            self.forgive(now_ms - before - self.settings.heartbeat_ms)
         if self.role is Role.LEADER:
             self.tick_leader()
         elif now_ms >= self.election_deadline_ms:
@@ -116,11 +114,13 @@ class Raft(Reconfiguration):
             return
         if kind is RequestVote and self.tell_if_removed(sender, message):
             return
-        if message.term > self.current_term and not self.step_newer_term(sender, message):
-            return
-        if message.term < self.current_term:
+        term = message.term
+        if term < self.current_term:
             self.step_older_term(sender, message)
-        elif kind in REPLIES:
+            return
+        if term > self.current_term and not self.step_newer_term(sender, message):
+            return
+        if kind in REPLIES:
             self.step_reply(sender, message, store_id)
         elif kind is AppendEntries:
             self.on_append_entries(sender, message)
@@ -301,8 +301,11 @@ class Raft(Reconfiguration):
             self.replicate()
             self.send_snapshots()
             self.maybe_start_read_round()
-        self.apply_committed()
+        if self.applying_index < self.commit_index:
+            self.apply_committed()
         write = self.take_write()
+        if write is None and self.output.is_empty():
+            return NOTHING
         output, self.output = self.output, Output()
         output.write = write
         return output

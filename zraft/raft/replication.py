@@ -62,7 +62,7 @@ class Replication(State):
             self.current_term, prev_log_index, self.log.term(prev_log_index), self.commit_index, entries
         )
         self.send(peer, message)
-        size = sum(len(entry.data) + ENTRY_OVERHEAD_BYTES for entry in entries)
+        size = sum([len(entry.data) + ENTRY_OVERHEAD_BYTES for entry in entries])
         progress.sent(prev_log_index + len(entries), size, self.now_ms)
 
     def on_log_read(self, reader: str, first: int, entries: Sequence[Entry]) -> None:

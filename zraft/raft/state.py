@@ -12,6 +12,7 @@ from enum import Enum
 from random import Random
 from typing import Any, NamedTuple
 
+from zraft.enums import direct_members
 from zraft.errors import NodeMustStop
 from zraft.messages import Entry, EntryKind, InstallSnapshot
 from zraft.raft.log import RaftLog
@@ -19,6 +20,7 @@ from zraft.raft.membership import Membership
 from zraft.raft.progress import Progress
 
 
+@direct_members
 class Role(Enum):
     """What a node is at present (paper figure 4; PRE_CANDIDATE: dissertation 9.6)."""
 
@@ -81,7 +83,7 @@ class Write(NamedTuple):
     reset: tuple[int, int] | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class Output:
     """What a node wants done after a batch of inputs, in this order: write, send, apply, answer."""
 
@@ -96,6 +98,17 @@ class Output:
     restore: int = 0  # the snapshot that the state machine shall load
     compact: int = 0  # through which entry the disk may let go of the log
     notes: list[str] = field(default_factory=list)  # for the log file
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (
+            self.messages or self.apply or self.write or self.reads_ready or self.notes or self.reads_refused
+            or self.log_reads or self.snapshot_reads or self.snapshot_pieces or self.restore or self.compact
+        )  # fmt: skip
+
+
+NOTHING = Output()
+"""What every batch is answered with that changed nothing: most do."""
 
 
 class State:
@@ -290,6 +303,8 @@ class State:
         if not self.log_writer_known:
             return None
         log = self.log
+        if log.unsent_index > log.last_index and not (self._replies or self.hard_state_changed or log.reset_unsent):
+            return None
         runs: list[tuple[int, tuple[Entry, ...]]] = []
         first = log.unsent_index
         while first <= log.last_index:
@@ -299,13 +314,11 @@ class State:
             runs.append((first, entries))
             first += len(entries)
         reset = (log.base_index, log.term(log.base_index)) if log.reset_unsent else None
-        if not runs and not self.hard_state_changed and reset is None:
-            if not self._replies:
-                return None
-            if self.durable_sequence == self.sequence:  # nothing under way that they could depend on
-                self.output.messages += self._replies
-                self._replies = []
-                return None
+        nothing_under_way = self.durable_sequence == self.sequence
+        if not runs and not self.hard_state_changed and reset is None and nothing_under_way:
+            self.output.messages += self._replies  # there is nothing that they could depend on
+            self._replies = []
+            return None
         self.sequence += 1
         hard_state = (self.current_term, self.voted_for) if self.hard_state_changed else None
         if self.hard_state_changed:

@@ -84,10 +84,10 @@ class SimClient:
             ):
                 core.on_send_failed(outgoing, now)
         wakeup = core.next_wakeup(now)
-        if wakeup is not None:
-            self._run_at(max(now_us + 1_000, int(wakeup * 1_000_000) + 1))
+        time_us = NEVER_US if wakeup is None else max(now_us + 1_000, int(wakeup * 1_000_000) + 1)
         if self.running and self._ready_us:
-            self._run_at(max(now_us + 1, self._ready_us[0]))
+            time_us = min(time_us, max(now_us + 1, self._ready_us[0]))
+        self._run_at(time_us)
 
     # --- operations
 

@@ -117,7 +117,7 @@ class SimDisk:
 
     def _spend(self, mean_us: int) -> None:
         self.elapsed_us += int(mean_us * self.factor * (0.5 + self._rng.random()))
-        wait_us = self.stalled_until_us - self.now_us
+        wait_us = self.stalled_until_us - self._scheduler.now_us - self.elapsed_us
         if wait_us > 0:
             self._counts["stalled-disk"] += 1
             self.elapsed_us += wait_us
@@ -190,7 +190,7 @@ class SimDisk:
         """See Disk."""
         file = self._handles[handle]
         data = parts[0] if len(parts) == 1 else b"".join(parts)
-        issued_us = self.now_us
+        issued_us = self._scheduler.now_us + self.elapsed_us
         self.elapsed_us += WRITE_US + len(data) // 1_000
         if issued_us < self.full_until_us and self._is_full(file, offset + len(data)):
             self._counts["full-disk"] += 1

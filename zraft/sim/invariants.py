@@ -14,13 +14,13 @@ from zraft.messages import AppendEntries, AppendReply, Entry, Heartbeat, Request
 from zraft.raft import Raft, Role
 from zraft.sim.durable import Holding
 from zraft.sim.reference import Reference
-from zraft.wire import unpack_peer, unpack_peer_frame
+from zraft.wire import peek_bodies, peek_peer
 
 if TYPE_CHECKING:
     from zraft.sim.node import Machine
 
 
-unpack_body = lru_cache(maxsize=1024)(unpack_peer)  # every follower is sent the same
+peek = lru_cache(maxsize=1024)(peek_peer)  # every follower is sent the same
 
 
 class Violation(BaseException):
@@ -36,8 +36,7 @@ class Seen:
 
     def __init__(self, raft: Raft) -> None:
         self.raft = raft
-        self.applying_index = -1
-        self.state: tuple[Any, ...] = ()  # commit, term, role, and the ends of the log
+        self.state: tuple[Any, ...] = ()  # applying, commit, term, role, the ends of the log, the snapshot
         self.terms: list[int] = []  # of its log
         self.base_index = 0
         self.last = (-1, -1)  # (last index, last term)
@@ -78,36 +77,38 @@ class Invariants:
             seen = self._seen[name] = Seen(raft)
         log = raft.log
         state = (
-            raft.commit_index, raft.current_term, raft.role, log.last_index, log.last_term, log.durable_index,
-            log.base_index, raft.snapshot.index,
+            raft.applying_index, raft.commit_index, raft.current_term, raft.role, log.last_index, log._run_term[-1],
+            log.durable_index, log._run_first[0], raft.snapshot,
         )  # fmt: skip
-        if raft.applying_index == seen.applying_index and state == seen.state:
+        if state == seen.state:
             return
-        seen.applying_index, seen.state = raft.applying_index, state
-        if not raft.applying_index <= max(min(raft.commit_index, log.durable_index), raft.applied_index):
+        seen.state = state
+        applying, commit, term, role, last, last_term, durable, base, snapshot = state
+        if applying > raft.applied_index and (applying > commit or applying > durable):
             raise Violation(
                 "applied <= committed and durable",
-                f"{name}: applying {raft.applying_index}, committed {raft.commit_index}, durable {log.durable_index}",
+                f"{name}: applying {applying}, committed {commit}, durable {durable}",
             )
-        if raft.commit_index > log.last_index:
-            raise Violation("committed <= last", f"{name}: {raft.commit_index} > {log.last_index}")
-        if raft.current_term < seen.current_term:
-            raise Violation("term goes back", f"{name}: {raft.current_term} < {seen.current_term}")
-        seen.current_term = raft.current_term
-        if not log.base_index <= raft.snapshot.index <= raft.commit_index:
+        if commit > last:
+            raise Violation("committed <= last", f"{name}: {commit} > {last}")
+        if term < seen.current_term:
+            raise Violation("term goes back", f"{name}: {term} < {seen.current_term}")
+        seen.current_term = term
+        if not base <= snapshot.index <= commit:
             raise Violation(
                 "compacted <= snapshot <= committed",
-                f"{name}: log after {log.base_index}, snapshot {raft.snapshot.index}, committed {raft.commit_index}",
+                f"{name}: log after {base}, snapshot {snapshot.index}, committed {commit}",
             )
-        if (log.last_index, log.last_term) != seen.last or log.base_index != seen.base_index:
+        if (last, last_term) != seen.last or base != seen.base_index:
             self._log_matching(name, raft, seen)
-        if log.durable_index != seen.durable_index:
+        if durable != seen.durable_index:
             self._believed_durable(name, raft, seen, now_us)
-        if raft.role is Role.LEADER and self.leader_of.get(raft.current_term) != name:
+        leads = role is Role.LEADER
+        if leads and self.leader_of.get(term) != name:
             self._election_safety(name, raft, now_us)
-        if raft.commit_index != seen.commit_index:
+        if commit != seen.commit_index:
             self._state_machine_safety(name, raft, seen, now_us)
-        seen.led_term = raft.current_term if raft.role is Role.LEADER else 0
+        seen.led_term = term if leads else 0
 
     def _begins_with_its_disk(self, name: str, raft: Raft, now_us: int) -> None:
         """A new consensus knows all that its node has promised: term, vote, entries (the fence of Recover)."""
@@ -263,12 +264,13 @@ class Invariants:
 
     def on_frame(self, sender: str, receiver: str, frame: bytes, now_us: int) -> None:
         """Trap 7: no term, no vote, no acknowledgement leaves a node before it is durable there."""
-        holding = self._settled(sender, now_us)
+        holding = self.holdings[sender]
+        holding.settle(now_us)
         term, voted_for = holding.hard_state
-        for body in unpack_peer_frame(frame).bodies:
-            message = unpack_body(body)
+        for body in peek_bodies(frame):
+            message = peek(body)
             kind = type(message)
-            if kind in (RequestVote, VoteReply) and message.pre_vote:
+            if (kind is RequestVote or kind is VoteReply) and message.pre_vote:
                 continue
             if message.term > term:
                 raise Violation("durable before said", f"{sender} says {message}; on disk {holding.hard_state}")
@@ -285,7 +287,7 @@ class Invariants:
                 known = self._votes.setdefault((sender, message.term), vote)
                 if known != vote:
                     raise Violation("one vote a term", f"{sender} votes for {known} and {vote} in {message.term}")
-            elif kind in (AppendEntries, Heartbeat) and self.leader_of.get(message.term) != sender:
+            elif (kind is AppendEntries or kind is Heartbeat) and self.leader_of.get(message.term) != sender:
                 raise Violation("election safety", f"{sender} says {message}, leader is {self.leader_of.get(term)}")
 
     def _wiped_takes_no_part(self, sender: str, receiver: str, message: Any) -> None:

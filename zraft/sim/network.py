@@ -27,10 +27,12 @@ class Network:
         self.loss = options.loss
         self.duplication = options.duplication
         self.long_delay = options.long_delay
-        self._delay_us = options.delay_us
+        self._least_us = options.delay_us[0]
+        self._spread_us = options.delay_us[1] - options.delay_us[0]
         self._cluster = cluster
+        self._trace = cluster.trace
         self._scheduler = cluster.scheduler
-        self._rng = rng
+        self._random = rng.random
         self._counts = counts
         self.lag_us: dict[tuple[str, str], int] = {}  # directed pairs whose frames take so much longer
         self._held: dict[tuple[str, str], list[bytes]] = {}
@@ -74,45 +76,44 @@ class Network:
     # --- frames
 
     def _draw_usual_us(self) -> int:
-        least, most = self._delay_us
-        return least + int(self._rng.random() * (most - least))
+        return self._least_us + int(self._random() * self._spread_us)
 
     def _draw_delay_us(self) -> int:
         delay_us = self._draw_usual_us()
-        if self.long_delay and self._rng.random() < self.long_delay:
-            delay_us *= 1 + int(self._rng.random() * LONG_DELAY)
+        if self.long_delay and self._random() < self.long_delay:
+            delay_us *= 1 + int(self._random() * LONG_DELAY)
         return delay_us
 
     def send_peer(self, sender: str, receiver: str, frame: bytes) -> bool:
         """Between nodes. False: no connection."""
         pair = (sender, receiver)
-        trace = self._cluster.trace
         if pair in self.cut:
             self._counts["cut-frames"] += 1
-            trace.frame(self._scheduler.now_us, sender, receiver, "cut", frame)
+            self._trace.frame(self._scheduler.now_us, sender, receiver, "cut", frame)
             if self.cut[pair]:
                 held = self._held.setdefault(pair, [])
                 if len(held) < HELD_FRAMES:
                     held.append(frame)
             return self.cut[pair]
-        if self.loss and self._rng.random() < self.loss:
+        if self.loss and self._random() < self.loss:
             self._counts["lost-frames"] += 1
-            trace.frame(self._scheduler.now_us, sender, receiver, "lost", frame)
+            self._trace.frame(self._scheduler.now_us, sender, receiver, "lost", frame)
             return True
-        trace.frame(self._scheduler.now_us, sender, receiver, "sent", frame)
+        self._trace.frame(self._scheduler.now_us, sender, receiver, "sent", frame)
         self._carry(pair, frame)
-        if self.duplication and self._rng.random() < self.duplication:
+        if self.duplication and self._random() < self.duplication:
             self._counts["doubled-frames"] += 1
             self._carry(pair, frame)
         return True
 
     def _carry(self, pair: tuple[str, str], frame: bytes) -> None:
-        arrival_us = self._scheduler.now_us + self._draw_delay_us() + self.lag_us.get(pair, 0)
+        scheduler = self._scheduler
+        arrival_us = scheduler.now_us + self._draw_delay_us() + self.lag_us.get(pair, 0)
         if arrival_us < self._latest.get(pair, 0):
             self._counts["reordered-frames"] += 1
         else:
             self._latest[pair] = arrival_us
-        self._scheduler.at(arrival_us, self._arrive_at_peer, (pair[1], frame))
+        scheduler.at(arrival_us, self._arrive_at_peer, (pair[1], frame))
 
     def _arrive_at_peer(self, arrival: tuple[str, bytes]) -> None:
         receiver, frame = arrival

@@ -58,6 +58,7 @@ class Process:
         self._trace = cluster.trace
         self._rng = cluster.actor_rng
         self._random = self._rng.random
+        self._run_slot = self._run  # bound once
         self._delay_us = cluster.options.actor_delay_us
         self.slots: dict[str, Slot] = {}
         for name, factory, ports in cluster.actors_of(machine, self):
@@ -93,6 +94,7 @@ class Process:
             if queue is None:
                 slot.mailbox[envelope[0]] = queue = deque()
             queue.append(envelope)
+            slot.latest = queue
             slot.waiting += 1
             self.wake(slot)
         elif to == "main":
@@ -122,10 +124,11 @@ class Process:
 
     def wake(self, slot: Slot) -> None:
         """Something waits for the actor."""
-        time_us = self.scheduler.now_us + 10 + int(self._random() * self._delay_us)
+        scheduler = self.scheduler
+        time_us = scheduler.now_us + 10 + int(self._random() * self._delay_us)
         if time_us < slot.next_run_us:
             slot.next_run_us = time_us
-            self.scheduler.at(time_us, self._run, slot)
+            scheduler.at(time_us, self._run_slot, slot)
 
     def _run_at(self, slot: Slot, time_us: int) -> None:
         if time_us < slot.next_run_us:
@@ -150,10 +153,9 @@ class Process:
             if slot.waiting:
                 self._read_mailbox(slot, actor)
                 actor.end_batch()
-            for name, port in slot.port_items:
-                if port.inbox:
-                    self._read_port(slot, actor, name, port)
-                    actor.end_batch()
+            if slot.port is not None and slot.port.inbox:
+                self._read_port(slot, actor, slot.port)
+                actor.end_batch()
             if actor.wakeup_ms is not None:
                 now_ms = self.machine.now_ms()
                 if now_ms >= actor.wakeup_ms:
@@ -174,50 +176,51 @@ class Process:
 
     def _end_work(self, slot: Slot) -> None:
         """Let what was said go when the disk operations are done, and see when to run again."""
-        now_us = self.scheduler.now_us
         if slot.disk is not None:
             outbox, slot.outbox = slot.outbox, None
-            slot.busy_until_us = now_us + slot.disk.elapsed_us
+            slot.busy_until_us = self.scheduler.now_us + slot.disk.elapsed_us
             if outbox:
                 self.scheduler.at(slot.busy_until_us, self._deliver_late, outbox)
         actor = slot.actor
         if actor is None:
             return
-        if slot.waiting:
+        if slot.waiting or (slot.port is not None and slot.port.inbox):
             self.wake(slot)
-        else:
-            for _, port in slot.port_items:
-                if port.inbox:
-                    self.wake(slot)
-                    break
         if actor.wakeup_ms is not None:
-            self._run_at(slot, max(now_us + 1, self.machine.time_of_us(actor.wakeup_ms)))
+            self._run_at(slot, max(self.scheduler.now_us + 1, self.machine.time_of_us(actor.wakeup_ms)))
 
     def _read_mailbox(self, slot: Slot, actor: Actor) -> None:
-        context, handlers = slot.context, actor.handlers
+        context = slot.context
         assert context is not None
-        own, neighbours = context.incarnation, context.neighbours
+        if slot.waiting == 1 == len(slot.latest):  # as it mostly is
+            slot.waiting = 0
+            self._hand_over(actor, context, slot.latest.popleft())
+            return
         queues = [queue for queue in slot.mailbox.values() if queue]
         for _ in range(MAX_BATCH):
             if not queues:
                 return
             queue = queues[0] if len(queues) == 1 else self._rng.choice(queues)
-            sender, incarnation, to_incarnation, message = queue.popleft()
+            envelope = queue.popleft()
             if not queue:
                 queues.remove(queue)
             slot.waiting -= 1
-            if context.boundaries_left is not None:
-                context.boundary()
-            known = neighbours.get(sender, 0)
-            if to_incarnation != own or incarnation < known:
-                continue
-            kind = type(message)
-            if kind is ActorRestarted:
-                self._neighbour_lives(actor, context, message.actor, message.incarnation)
-                continue
-            if incarnation > known:
-                self._neighbour_lives(actor, context, sender, incarnation)
-            handlers[kind](sender, message)
+            self._hand_over(actor, context, envelope)
+
+    def _hand_over(self, actor: Actor, context: SimContext, envelope: Envelope) -> None:
+        sender, incarnation, to_incarnation, message = envelope
+        if context.boundaries_left is not None:
+            context.boundary()
+        known = context.neighbours.get(sender, 0)
+        if to_incarnation != context.incarnation or incarnation < known:
+            return
+        kind = type(message)
+        if kind is ActorRestarted:
+            self._neighbour_lives(actor, context, message.actor, message.incarnation)
+            return
+        if incarnation > known:
+            self._neighbour_lives(actor, context, sender, incarnation)
+        actor.handlers[kind](sender, message)
 
     def _neighbour_lives(self, actor: Actor, context: SimContext, name: str, incarnation: int) -> None:
         known = context.neighbours.get(name, 0)
@@ -226,10 +229,12 @@ class Process:
             if known:
                 actor.on_neighbour_restarted(name)
 
-    def _read_port(self, slot: Slot, actor: Actor, name: str, port: Port) -> None:
-        assert slot.context is not None
-        slot.context.boundary()
-        actor.receive_frames(name, port.drain(MAX_BATCH))
+    def _read_port(self, slot: Slot, actor: Actor, port: Port) -> None:
+        context = slot.context
+        assert context is not None
+        if context.boundaries_left is not None:
+            context.boundary()
+        actor.receive_frames(slot.port_name, port.drain(MAX_BATCH))
 
     # --- lives
 

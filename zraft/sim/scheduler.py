@@ -21,13 +21,18 @@ class Scheduler:
     def at(self, time_us: int, action: Callable[[Any], None], argument: Any) -> None:
         """Call action(argument) at time_us, or now if that has passed."""
         self._made = made = self._made + 1
-        heappush(self._queue, (time_us if time_us > self.now_us else self.now_us, made, action, argument))
+        now_us = self.now_us
+        heappush(self._queue, (time_us if time_us > now_us else now_us, made, action, argument))
 
     def run_until(self, end_us: int) -> None:
         """Handle all events up to end_us."""
-        queue = self._queue
-        while queue and queue[0][0] <= end_us:
-            self.now_us, _, action, argument = heappop(queue)
-            self.events += 1
-            action(argument)
+        queue, pop = self._queue, heappop
+        handled = 0
+        try:
+            while queue and queue[0][0] <= end_us:
+                self.now_us, _, action, argument = pop(queue)
+                handled += 1
+                action(argument)
+        finally:  # an invariant's violation ends it, too
+            self.events += handled
         self.now_us = max(self.now_us, end_us)

@@ -27,19 +27,20 @@ class Port:
         self.surplus_parts = 0
         self.limit = limit
         self.peers: dict[str, str] = {}
-        self._carry = carry
+        self.send = carry  # as bus.ports.PeerPort and RouterPort do
 
     def drain(self, limit: int) -> list[Any]:
         """See bus.ports.Port."""
-        return [self.inbox.popleft() for _ in range(min(limit, len(self.inbox)))]
+        inbox = self.inbox
+        if len(inbox) <= limit:
+            frames = list(inbox)
+            inbox.clear()
+            return frames
+        return [inbox.popleft() for _ in range(limit)]
 
     def set_peers(self, addresses: dict[str, str]) -> None:
         """See bus.ports.PeerPort."""
         self.peers = addresses
-
-    def send(self, to: Any, frame: bytes) -> bool:
-        """See bus.ports.PeerPort and RouterPort."""
-        return self._carry(to, frame)
 
 
 class SimContext:
@@ -64,10 +65,10 @@ class SimContext:
             self._process.watch_reads(message)
         envelope = (self.name, self.incarnation, self.neighbours.get(to, 0), message)
         outbox = self._slot.outbox
-        if outbox is not None:
-            outbox.append((to, envelope))
-        else:
+        if outbox is None:
             self._process.deliver(to, envelope)
+        else:
+            outbox.append((to, envelope))
 
     def boundary(self) -> None:
         """See Context."""
@@ -96,13 +97,15 @@ class Slot:
         "disk",
         "factory",
         "label",
+        "latest",
         "machine",
         "mailbox",
         "name",
         "next_run_us",
         "outbox",
         "paused_until_us",
-        "port_items",
+        "port",
+        "port_name",
         "ports",
         "waiting",
         "watched",
@@ -119,13 +122,15 @@ class Slot:
     ) -> None:
         self.machine = machine
         self.name = name
-        self.label = f"{machine} {name}".encode()  # for the transcript
+        self.label = f" {machine} {name} "  # for the transcript
         self.watched = watched  # whether the invariants want to know when it has run
         self.factory = factory
         self.ports = ports
-        self.port_items = tuple(ports.items())
+        self.port_name = next(iter(ports), "")  # no actor has more than one
+        self.port = ports.get(self.port_name)
         self.disk = disk
         self.mailbox: dict[str, deque[Envelope]] = {}
+        self.latest: deque[Envelope] = deque()  # the queue in mailbox to which the last message was added
         self.waiting = 0  # messages
         self.actor: Actor | None = None
         self.context: SimContext | None = None

@@ -27,7 +27,8 @@ class Trace:
         self.lines: deque[str] = deque(maxlen=keep_lines)
         self.where = ""  # which machine's actor runs
         self._hash = hashlib.sha256()
-        self._buffer: list[bytes] = []
+        self._buffer: list[str] = []  # a character a byte, for strings are quicker to put together
+        self._append = self._buffer.append
 
     def digest(self) -> str:
         """SHA-256 of all events so far, in hexadecimal digits."""
@@ -35,20 +36,20 @@ class Trace:
         return self._hash.hexdigest()
 
     def _flush(self) -> None:
-        self._hash.update(b"".join(self._buffer))
+        self._hash.update("".join(self._buffer).encode("latin-1"))
         self._buffer.clear()
 
     def step(self, now_us: int, slot: Slot) -> None:
         """An actor runs."""
-        self._buffer.append(b"%d %b %d\n" % (now_us, slot.label, slot.waiting))
-        if len(self._buffer) > BUFFERED_EVENTS:
-            self._flush()
+        self._append(f"{now_us}{slot.label}{slot.waiting}\n")
         if self.recording:
             self.where = slot.machine
 
     def frame(self, now_us: int, sender: str, receiver: str, fate: str, frame: bytes) -> None:
         """A frame between nodes."""
-        self._buffer.append(b"%d %b>%b %b %b\n" % (now_us, sender.encode(), receiver.encode(), fate.encode(), frame))
+        self._append(f"{now_us} {sender}>{receiver} {fate} {frame.decode('latin-1')}\n")
+        if len(self._buffer) > BUFFERED_EVENTS:
+            self._flush()
         if self.recording:
             shown = "" if fate == "sent" else f" ({fate})"
             for text in shown_messages(frame):
@@ -56,7 +57,9 @@ class Trace:
 
     def event(self, now_us: int, text: str) -> None:
         """Anything else: a fault, a client's call or answer, an end."""
-        self._buffer.append(b"%d %b\n" % (now_us, text.encode()))
+        self._append(f"{now_us} {text.encode().decode('latin-1')}\n")
+        if len(self._buffer) > BUFFERED_EVENTS:
+            self._flush()
         if self.recording:
             self._add(now_us, text)
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import msgpack
 
+from zraft.enums import direct_members
 from zraft.errors import ZraftError
 
 MAX_KEY_BYTES = 4096
@@ -47,6 +48,7 @@ class CodecError(ZraftError):
     """Bytes or values that are no command, query or result. `str()` says what was wrong and what was expected."""
 
 
+@direct_members
 class Op(IntEnum):
     """What a command does. OPEN_SESSION carries session 0 and number 0: it is what a session is made by."""
 
@@ -57,6 +59,7 @@ class Op(IntEnum):
     CAS = 5
 
 
+@direct_members
 class Query(IntEnum):
     """What a query reads."""
 
@@ -64,6 +67,7 @@ class Query(IntEnum):
     RANGE = 2
 
 
+@direct_members
 class ResultCode(IntEnum):
     """How a command or query ended. Only OK means that it took effect now or, for a retry, when it was first applied.
 

@@ -43,8 +43,10 @@ class StateMachine:
     def __init__(self) -> None:
         self._store = Store()
         self._sessions = Sessions()
-        self._last_applied = 0
-        self._log_time_ms = 0
+        self.last_applied = 0
+        """Index of the last entry that was applied or skipped; 0: none."""
+        self.log_time_ms = 0
+        """The log's own clock at the last applied entry."""
         self._frozen: FrozenState | None = None
 
     @classmethod
@@ -52,18 +54,8 @@ class StateMachine:
         """A machine that goes on from the state of another one. It owns `store` and `sessions` from now on."""
         machine = cls()
         machine._store, machine._sessions = store, sessions
-        machine._last_applied, machine._log_time_ms = last_applied, log_time_ms
+        machine.last_applied, machine.log_time_ms = last_applied, log_time_ms
         return machine
-
-    @property
-    def last_applied(self) -> int:
-        """Index of the last entry that was applied or skipped; 0: none."""
-        return self._last_applied
-
-    @property
-    def log_time_ms(self) -> int:
-        """The log's own clock at the last applied entry."""
-        return self._log_time_ms
 
     @property
     def revision(self) -> int:
@@ -87,7 +79,7 @@ class StateMachine:
         Keys are accounted for as they change; a call digests the sessions that were used since the last one.
         """
         store = self._store
-        return hash_state(store.revision, self._log_time_ms, store.digest_sum, self._sessions.digest_sum)
+        return hash_state(store.revision, self.log_time_ms, store.digest_sum, self._sessions.digest_sum)
 
     def apply(self, index: int, time_ms: int, data: bytes) -> bytes:
         """Apply the committed command `data` at `index` and return its encoded result.
@@ -137,9 +129,9 @@ class StateMachine:
     def jump(self, index: int) -> None:
         """Go on after entry `index`, with the present state: it begins another log, whose entries are counted from
         there. Raises `ImpossibleState` for an index that was passed already."""
-        if index < self._last_applied:
-            raise impossible("a jump back", index=index, last_applied=self._last_applied)
-        self._last_applied = index
+        if index < self.last_applied:
+            raise impossible("a jump back", index=index, last_applied=self.last_applied)
+        self.last_applied = index
 
     def query(self, data: bytes) -> bytes:
         """Answer a query from the present state. Changes nothing and raises for no content of `data`."""
@@ -158,8 +150,8 @@ class StateMachine:
         Takes O(sessions) and copies no keys. Raises `ImpossibleState` if an earlier one is neither done nor released.
         """
         if self._frozen is not None and not self._frozen.is_over:
-            raise impossible("a state frozen twice", last_applied=self._last_applied)
-        self._frozen = FrozenState(self._store, self._sessions, self._last_applied, self._log_time_ms)
+            raise impossible("a state frozen twice", last_applied=self.last_applied)
+        self._frozen = FrozenState(self._store, self._sessions, self.last_applied, self.log_time_ms)
         return self._frozen
 
     def discard_slice(self, count: int) -> bool:
@@ -177,14 +169,14 @@ class StateMachine:
         return bool(self._store or self._sessions)
 
     def _next(self, index: int, time_ms: int) -> int:
-        if index != self._last_applied + 1:
-            raise impossible("an entry applied out of order", index=index, last_applied=self._last_applied)
-        return max(self._log_time_ms, time_ms)
+        if index != self.last_applied + 1:
+            raise impossible("an entry applied out of order", index=index, last_applied=self.last_applied)
+        return max(self.log_time_ms, time_ms)
 
     def _advance(self, index: int, now_ms: int) -> None:
         self._sessions.expire(now_ms)
-        self._log_time_ms = now_ms
-        self._last_applied = index
+        self.log_time_ms = now_ms
+        self.last_applied = index
 
     def _open_session(self, index: int, now_ms: int, arguments: Arguments) -> bytes:
         if arguments:

@@ -35,6 +35,7 @@ from enum import IntEnum
 from typing import NamedTuple
 from zlib import crc32
 
+from zraft.enums import direct_members
 from zraft.errors import impossible
 
 VERSION = 1
@@ -88,6 +89,7 @@ class Batch(NamedTuple):
     marked: bool = False
 
 
+@direct_members
 class Kind(IntEnum):
     """What a record's body is."""
 

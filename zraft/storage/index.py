@@ -60,11 +60,9 @@ class BatchIndex:
 
     def add(self, place: Place) -> None:
         """Append the batch, or replace everything from its first index on. A gap is an `ImpossibleState`."""
-        first_index = place.first_index
-        if not self.base[0] < first_index <= self.last_index + 1 or place.count < 1:
-            raise impossible(
-                "gap in the log", first=first_index, count=place.count, last=self.last_index, base=self.base[0]
-            )
+        first_index, count = place[:2]
+        if not self.base[0] < first_index <= self.last_index + 1 or count < 1:
+            raise impossible("gap in the log", first=first_index, count=count, last=self.last_index, base=self.base[0])
         if first_index <= self.last_index:
             self._keep(bisect_right(self._first_indexes, first_index - 1))
         self._append(place)
@@ -151,14 +149,15 @@ class BatchIndex:
         return self._first_indexes[following] if following < len(self) else self.last_index + 1
 
     def _append(self, place: Place) -> None:
-        self._first_indexes.append(place.first_index)
-        self._terms.append(place.term)
-        self._offsets.append(place.offset)
-        self._segments.append(place.segment)
-        self._payload_bytes.append(place.payload_bytes)
-        self._seeds.append(place.seed)
-        self._marks.append(place.marked)
-        self.last_index = place.first_index + place.count - 1
+        first_index, count, term, segment, offset, payload_bytes, seed, marked = place
+        self._first_indexes.append(first_index)
+        self._terms.append(term)
+        self._offsets.append(offset)
+        self._segments.append(segment)
+        self._payload_bytes.append(payload_bytes)
+        self._seeds.append(seed)
+        self._marks.append(marked)
+        self.last_index = first_index + count - 1
 
     def _keep(self, count: int) -> None:
         """Forget the batches from position `count` on; the last one kept is shortened by what is added next."""

@@ -271,15 +271,13 @@ class WriteAheadLog:
                 raise impossible("reset to before the log's begin", index=reset[0], base=base, last=last_index)
             base = last_index = reset[0]
             size += layout.RESET_RECORD_BYTES
-        for batch in batches:
-            payload_bytes = len(batch.payload)
-            if not base < batch.first_index <= last_index + 1 or batch.count < 1:
-                raise impossible(
-                    "gap in the log", first=batch.first_index, count=batch.count, last=last_index, base=base
-                )
+        for first_index, count, _, payload, _ in batches:
+            payload_bytes = len(payload)
+            if not base < first_index <= last_index + 1 or count < 1:
+                raise impossible("gap in the log", first=first_index, count=count, last=last_index, base=base)
             if payload_bytes > layout.MAX_PAYLOAD_BYTES:
                 raise impossible("batch too large", bytes=payload_bytes, limit=layout.MAX_PAYLOAD_BYTES)
-            last_index = batch.first_index + batch.count - 1
+            last_index = first_index + count - 1
             size += layout.batch_record_bytes(payload_bytes)
         return size
 

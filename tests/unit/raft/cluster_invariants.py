@@ -132,8 +132,8 @@ class Invariants:
         assert through <= len(node.applied), f"{node.id}: compacts to {through}, applied {len(node.applied)}"
 
     def durable_on_majority(self, node: Node, index: int, entry: Entry) -> None:
-        """By the members that its leader, who is the first to know, knew when it committed it (trap 24); in the same step
-        it may have put others in force."""
+        """By the members that its leader, the first to know, knew when it committed it (trap 24); others may be in
+        force since the same step."""
         holders = []
         for other in self.nodes.values():
             if other.id == self.wiped or other.disk.holds(index) == entry:

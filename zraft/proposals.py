@@ -1,0 +1,49 @@
+"""Which clients wait for which log entries, between the append and the applier. Consensus owns it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from zraft.raft import Raft, Role
+
+
+class Proposals:
+    """The tokens of proposals that this leader appended in one term and has not handed to the applier yet."""
+
+    def __init__(self) -> None:
+        self._runs: deque[tuple[int, Sequence[int]]] = deque()  # (first index, tokens), ascending
+        self._term = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._runs)
+
+    def add(self, first: int, tokens: Sequence[int], term: int) -> None:
+        """The entries from first on were appended for these."""
+        self._runs.append((first, tokens))
+        self._term = term
+
+    def take(self, last: int) -> list[tuple[int, int]]:
+        """(index, token) of those for entries up to last, which wait no more."""
+        taken: list[tuple[int, int]] = []
+        runs = self._runs
+        while runs and runs[0][0] <= last:
+            first, tokens = runs.popleft()
+            here = last - first + 1
+            taken += zip(range(first, first + len(tokens)), tokens[:here], strict=False)
+            if here < len(tokens):
+                runs.appendleft((last + 1, tokens[here:]))
+                break
+        return taken
+
+    def give_up(self, raft: Raft) -> list[int]:
+        """The tokens of all, if this node leads no more: nobody can tell what becomes of those entries."""
+        if raft.role is Role.LEADER and raft.current_term == self._term:
+            return []
+        tokens = [token for _, tokens in self._runs for token in tokens]
+        self._runs.clear()
+        return tokens
+
+    def forget(self) -> None:
+        """The frontend began a new life: nobody waits any more."""
+        self._runs.clear()
