@@ -237,6 +237,10 @@ class _Runner:
                 self._receive()
                 now = self.loop.time()
                 core.tick(now)
+                for endpoint in core.dropped_endpoints() & self._sockets.by_endpoint.keys():
+                    if endpoint in self._readers:  # not so if it was opened just now
+                        self.loop.remove_reader(self._readers.pop(endpoint))
+                    self._sockets.drop(endpoint)
                 busy = False
                 for outgoing in core.frames_to_send(now):
                     busy = True

@@ -261,6 +261,9 @@ class _Loop:
         self._act()
         now = time.monotonic()
         core.tick(now)
+        for endpoint in core.dropped_endpoints() & sockets.by_endpoint.keys():
+            poller.unregister(sockets.by_endpoint[endpoint])
+            sockets.drop(endpoint)
         for outgoing in core.frames_to_send(now):
             sockets.send(core, outgoing, now)
         refused = core.refused_endpoints()
