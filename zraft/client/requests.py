@@ -222,6 +222,10 @@ def transfer_leadership(to: str | None) -> Request:
     )
 
 
+# How long a node that is to be added may take to say who it is.
+NEW_MEMBER_SECONDS = 2.0
+
+
 def add_member(node: str, peer: str, client: str, learner: bool) -> Request:
     """Ask the leader to have `node` as a member too, first as a learner and, unless it shall stay one (`learner`), as a
     voter once it has caught up; answered by the index of the change's first log entry. Raises `InvalidRequest`."""
@@ -244,6 +248,19 @@ def set_members(voters: Iterable[str], nodes: Mapping[str, Mapping[str, str]]) -
     among them that are no members yet; answered as `add_member`. Raises `InvalidRequest`."""
     addresses = {node: _addresses(node, given) for node, given in nodes.items()}
     return _change_members("members set", {"op": "set", "voters": list(voters), "nodes": addresses})
+
+
+def check_new_member(node: str, client: str, report: Mapping[str, Any] | None) -> None:
+    """Raise `InvalidRequest` unless it is `node` that answered at its client address; `report`: the status that the
+    node there told, None: there was no answer. Nothing was asked of the cluster yet: a slip of the keyboard ends here.
+    """
+    if report is None:
+        raise InvalidRequest(
+            f"members: no node answers at {client}: start {node} there first (its configuration says `join: true`), "
+            "or mend the address; nothing was changed"
+        )
+    if report.get("node") != node:
+        raise InvalidRequest(f"members: the node at {client} is {report.get('node')}, not {node}; nothing was changed")
 
 
 def _change_members(name: str, change: Mapping[str, Any]) -> Request:
