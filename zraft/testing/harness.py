@@ -113,8 +113,10 @@ class Cluster:
         return Client(self.endpoints, timeout)
 
     def start_joining(self, name: str) -> Node:
-        """Start one more node, which is empty and waits to be added: `Client.add_member(name, node.peer, node.endpoint)`.
-        Raises NotInTime."""
+        """Start one more node, which is empty and waits for `Client.add_member(name, node.peer, node.endpoint)`.
+
+        Raises NotInTime.
+        """
         if name in self.nodes:
             raise ZraftError(f"there is a node {name} already")
         own = {name: {"client": self._address(), "peer": self._address()}}
@@ -254,7 +256,7 @@ class Cluster:
         return node
 
     def wait_for_leader(self, seconds: float = START_SECONDS) -> str:
-        """The name of the node that leads, as soon as a majority of the voting members agrees on it. Raises NotInTime."""
+        """The name of the node that leads, as soon as a majority of the voters agrees on it. Raises NotInTime."""
         return self.leader(seconds).name
 
     def followers(self) -> list[Node]:
