@@ -131,6 +131,8 @@ class ClientCore:
     def frames_to_send(self, now: float) -> Iterator[Outgoing]:
         """What to send now. A refusal must be reported (`on_send_failed`) before the next frame is taken."""
         route, outbox = self._route, self._outbox
+        if route.take_all_failed():
+            self._discovery.hurry(now)
         if now >= self._discovery.due_at and not self._closed:
             self._ask_endpoints(now)
         for link in list(route.links.values()):

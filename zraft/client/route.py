@@ -56,6 +56,7 @@ class Route:
         self._searching = True
         self._searching_since = 0.0
         self._proof = False
+        self._all_failed = False
 
     def link(self, endpoint: str) -> Link:
         """The link to `endpoint`, whoever is there."""
@@ -139,6 +140,7 @@ class Route:
             if link.endpoint not in self._tried:
                 self._aim(link)
                 return
+        self._all_failed = True
         self.hold(now)
         self._aim(alive[0] if alive else min(others, key=lambda link: link.dead_until))
 
@@ -184,6 +186,11 @@ class Route:
         """Whether the target has shown, since the last call, that it leads or reaches a leader."""
         proof, self._proof = self._proof, False
         return proof
+
+    def take_all_failed(self) -> bool:
+        """Whether, since the last call, a search went through all nodes in vain."""
+        all_failed, self._all_failed = self._all_failed, False
+        return all_failed
 
     def next_known(self, endpoint: str, now: float) -> Link:
         """The known link that comes after `endpoint` and is not dead, if there is one."""

@@ -1,9 +1,9 @@
 """For tests of applications that use zraft: clusters of real nodes on this machine, and faults for them.
 
-    from zraft.testing import cluster           # in conftest.py: a pytest fixture, three nodes that have a leader
+from zraft.testing import cluster           # in conftest.py: a pytest fixture, three nodes that have a leader
 
-    with zraft.testing.Cluster(nodes=3) as cluster:     # the same without pytest, which this does not need
-        cluster.start()
+with zraft.testing.Cluster(nodes=3) as cluster:     # the same without pytest, which this does not need
+    cluster.start()
 """
 
 from __future__ import annotations

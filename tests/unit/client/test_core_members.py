@@ -8,7 +8,7 @@ import pytest
 from scripted_cluster import NOT_LEADER, A, B, C, Script, ok
 
 from zraft.client import requests
-from zraft.client.discovery import ANSWER_SECONDS, ASK_AGAIN_SECONDS, ASK_EVERY_SECONDS
+from zraft.client.discovery import ANSWER_SECONDS, ASK_AGAIN_SECONDS, ASK_EVERY_SECONDS, ASK_IN_SEARCH_SECONDS
 from zraft.client.link import REFUSED_GRACE_SECONDS
 from zraft.client.route import LAST_RESORT_SECONDS, MAX_HOLD_SECONDS, MAX_LINKS
 from zraft.errors import Unavailable
@@ -181,6 +181,34 @@ def test_a_client_outlives_every_node_that_it_was_told_of() -> None:
         assert copy.endpoint in NEW
         script.reply(copy, body=ok(None, 1))
         assert outcome.error is None and outcome.times == 1
+
+
+def test_a_client_finds_the_new_members_soon_when_all_nodes_are_replaced_at_once() -> None:
+    """Those of old run on, know who took their place, and do not know who leads."""
+    script = learnt(*OLD)
+    script.members = {endpoint: list(NEW) for endpoint in (*OLD, *NEW)}
+    script.asked.clear()
+    outcome = script.get()
+    start = script.now
+    while not outcome.times:
+        copy = script.next_copy()
+        if copy.endpoint in NEW:
+            script.reply(copy, body=ok(None, 1))
+        else:
+            script.reply(copy, NOT_LEADER)
+        assert script.now < start + 2 * (MAX_HOLD_SECONDS + ASK_IN_SEARCH_SECONDS)
+
+
+def test_while_nobody_leads_the_members_are_asked_for_but_not_all_the_time() -> None:
+    script = learnt(*OLD)
+    script.asked.clear()
+    script.get(timeout=60.0)
+    end = script.now + 2.0
+    while script.now < end:
+        for copy in script.sent(after=0.001):
+            script.reply(copy, NOT_LEADER)
+    assert 2.0 / (ASK_IN_SEARCH_SECONDS + MAX_HOLD_SECONDS) - 1 <= len(script.asked) <= 2.0 / ASK_IN_SEARCH_SECONDS + 1
+    assert set(script.asked) == set(OLD)
 
 
 def test_given_endpoints_are_the_last_resort() -> None:
