@@ -47,6 +47,7 @@ class FakePort:
         self.accepts = True
         self.peers: dict[str, str] = {}
         self.surplus_parts = 0
+        self.dropped: list[str] = []
         self.on_send = on_send
 
     def drain(self, limit: int) -> list[Any]:
@@ -60,6 +61,9 @@ class FakePort:
 
     def drop_all(self) -> None:
         self.inbox.clear()
+
+    def drop(self, endpoint: str) -> None:
+        self.dropped.append(endpoint)
 
     def is_writable(self, to: Any) -> bool:
         return self.accepts

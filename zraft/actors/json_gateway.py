@@ -156,6 +156,8 @@ class JsonGateway(Actor):
             if self.cluster.is_writable(endpoint):
                 self.core.on_writable(endpoint, now)
         self.core.tick(now)
+        for endpoint in self.core.dropped_endpoints():
+            self.cluster.drop(endpoint)
         late = [not self.serve(*item) for item in list(self.connections.items())]
         for outgoing in self.core.frames_to_send(now):
             self.context.boundary()

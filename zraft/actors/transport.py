@@ -104,7 +104,12 @@ class Transport(Actor):
         if frame.sender in identity.peers:
             return ""
         if identity.waiting:  # whoever adds a node has asked it who it is
-            return "" if frame.receiver_store_id == identity.store_id else "it has not asked who this node is"
+            if frame.receiver_store_id and frame.receiver_store_id != identity.store_id:
+                return (
+                    f"it knows {self.node} by another data directory than this one, which is no member. If the data of "
+                    f"{self.node} was lost, remove {self.node} from the cluster and add it again"
+                )
+            return "" if frame.receiver_store_id else "it has not asked who this node is"
         # Of this cluster, but unknown: added by an entry that is not here yet, or removed by one that is not there.
         return "" if frame.cluster_id == identity.cluster_id else "it is no member of this cluster"
 

@@ -184,6 +184,7 @@ class ClusterPort:
     def __init__(self, context: zmq.Context[Any]) -> None:
         self._context = context
         self._dealers: dict[str, zmq.Socket[bytes]] = {}
+        self._idle: set[str] = set()
         self._listen: Listen | None = None
 
     def watch(self, listen: Listen) -> None:
@@ -199,17 +200,28 @@ class ClusterPort:
             socket = self._dealers[endpoint] = _dealer(self._context, endpoint, CLIENT_HWM)
             if self._listen is not None:
                 self._listen(socket)
+        elif endpoint in self._idle:
+            self._idle.remove(endpoint)
+            socket.connect(endpoint)
         try:
             socket.send(frame, zmq.NOBLOCK)
         except zmq.Again:
             return False
         return True
 
+    def drop(self, endpoint: str) -> None:
+        """End the connection to an endpoint until it is sent to again. The socket stays, as the host listens to it."""
+        socket = self._dealers.get(endpoint)
+        if socket is not None and endpoint not in self._idle:
+            self._idle.add(endpoint)
+            socket.disconnect(endpoint)
+
     def drop_all(self) -> None:
         """Close every link: what was asked over them is not answered to whoever asks next."""
         for socket in self._dealers.values():
             socket.close()
         self._dealers.clear()
+        self._idle.clear()
 
     def is_writable(self, endpoint: str) -> bool:
         """Whether a frame would be accepted now."""

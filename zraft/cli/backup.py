@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from zraft.cli import output
-from zraft.cli.common import Command, ExitStatus, Failure
+from zraft.cli.common import Command, ExitStatus, Failure, need_answer
 from zraft.config import Config, load_config, parse_address, parse_node_id
 from zraft.errors import InvalidRequest, OutcomeUnknown, StorageError, Unavailable
 
@@ -53,9 +53,8 @@ def progress_bar(label: str) -> Iterator[Show]:
 def answering(status: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The nodes that answered, first those whose state is loaded, followers before the leader: they have more time,
     and of those the one that is furthest. Ends the program if none did."""
+    need_answer(status)
     nodes = [node for node in status if not node.get("error")]
-    if not nodes:
-        raise Failure("no node answers; are they running, and are these their endpoints?", ExitStatus.NO_ANSWER)
 
     def rank(node: Mapping[str, Any]) -> tuple[bool, bool, int]:
         loading = bool(node.get("loading")) or node.get("last_applied") is None
@@ -79,7 +78,7 @@ def compact_command(session: Session, nodes: tuple[str, ...]) -> None:
     saved: dict[str, SavedSnapshot] = {}
     failures: list[Failure] = []
     with session.connect() as client:
-        endpoints = {report["node"]: report["endpoint"] for report in answering(client.status())}
+        endpoints = {report["node"]: report["endpoint"] for report in answering(session.status_of(client))}
         for name in nodes:
             if name not in endpoints:
                 names = ", ".join(sorted(endpoints))
@@ -117,7 +116,7 @@ def backup_command(session: Session, file: Path, stale: bool) -> None:
     """
     with _new_file(file) as target, session.connect() as client:
         revision = 0 if stale else client.revision()
-        report = answering(client.status())[0]
+        report = answering(session.status_of(client))[0]
         with progress_bar(f"{report['node']} -> {file.name}") as show:
             index, size = _copy(client, report, revision, target, show)
     if session.as_json:

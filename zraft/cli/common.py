@@ -134,3 +134,9 @@ def leader_in(status: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The entry of the leader in what `Client.status()` returned; of two that believe they lead, the later's."""
     leaders = [node for node in status if node.get("role") == "leader"]
     return max(leaders, key=lambda node: int(node["term"]), default=None)
+
+
+def need_answer(status: Sequence[Mapping[str, Any]]) -> None:
+    """End the program if no node answered."""
+    if all(node.get("error") for node in status):
+        raise Failure("no node answers; are they running, and are these their endpoints?", ExitStatus.NO_ANSWER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,11 @@ from zraft.cli.common import (
     cluster_options,
     endpoints_of,
     leader_in,
+    need_answer,
     timeout_option,
     version_option,
 )
+from zraft.cli.members import members_group
 
 if TYPE_CHECKING:
     from zraft.client.sync import Client
@@ -53,6 +55,10 @@ class Session:
         from zraft.client.sync import Client
 
         return Client(endpoints_of(self.endpoint, self.config), timeout=self.timeout)
+
+    def status_of(self, client: Client) -> list[dict[str, Any]]:
+        """What the nodes at the `-e` endpoints say of themselves or, without any, all members."""
+        return client.status(all_members=not self.endpoint)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -163,40 +169,17 @@ def range_command(session: Session, prefix: str) -> None:
 @cli.command("status")
 @click.pass_obj
 def status_command(session: Session) -> None:
-    """Print what each node says of itself; status 3 if none answers."""
+    """Print what each node says of itself; status 3 if none answers.
+
+    With -e, the nodes there; else all members, also those that joined later than the configuration tells.
+    """
     with session.connect() as client:
-        status = client.status()
+        status = session.status_of(client)
     if session.as_json:
         output.print_json(status)
     else:
         output.print_status(status)
-    _need_answer(status)
-
-
-@cli.group("members")
-def members_group() -> None:
-    """The members of the cluster."""
-
-
-@members_group.command("list")
-@click.pass_obj
-def members_list_command(session: Session) -> None:
-    """Print the members as the leader knows them, or without a leader, the node that is furthest."""
-    with session.connect() as client:
-        status = client.status()
-    _need_answer(status)
-    told = [node for node in status if node.get("members")]
-    best = leader_in(told) or max(told, key=lambda node: (node["term"], node["commit_index"]), default=None)
-    if best is None:
-        raise Failure("no node that answers knows the members yet", ExitStatus.NO_ANSWER)
-    leader = best["leader"]
-    members = [{**member, "role": "leader" if member["id"] == leader else member["role"]} for member in best["members"]]
-    if session.as_json:
-        output.print_json(members)
-    else:
-        columns = ("id", "role", "peer", "client")
-        rows = [[output.shown(member[column]) for column in columns] for member in members]
-        output.print_table([column.upper() for column in columns], rows)
+    need_answer(status)
 
 
 @cli.group("leader")
@@ -211,7 +194,7 @@ def leader_transfer_command(session: Session, node: str | None) -> None:
     """Have the leader hand over to NODE, or to whichever node is furthest, and print who leads then."""
     deadline = time.monotonic() + session.timeout
     with session.connect() as client:
-        before = leader_in(client.status())
+        before = leader_in(client.status(all_members=True))
         if before is not None and before["node"] == node:
             raise Failure(f"{node} is the leader already", ExitStatus.NO)
         client.transfer_leadership(node)
@@ -228,7 +211,7 @@ def _wait_for_leader(
     """The leader after `before`, or ends the program at `deadline` (monotonic seconds)."""
     term_before = before["term"] if before is not None else 0
     while True:
-        leader = leader_in(client.status())
+        leader = leader_in(client.status(all_members=True))
         if leader is not None and leader["term"] > term_before and wanted in (None, leader["node"]):
             return leader
         if time.monotonic() >= deadline:
@@ -237,6 +220,7 @@ def _wait_for_leader(
         time.sleep(0.05)
 
 
+cli.add_command(members_group)
 cli.add_command(compact_command)
 cli.add_command(backup_command)
 cli.add_command(restore_command)
@@ -250,11 +234,6 @@ def completion_command(shell: str) -> None:
     zraft-cli must be on the PATH.
     """
     click.echo(_COMPLETION_LINES[shell])
-
-
-def _need_answer(status: Sequence[Mapping[str, Any]]) -> None:
-    if all(node.get("error") for node in status):
-        raise Failure("no node answers; are they running, and are these their endpoints?", ExitStatus.NO_ANSWER)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from zraft.client.core import ClientCore
 from zraft.client.endpoints import resolve_endpoints
 from zraft.client.requests import Data, KeyValue, Request, SavedSnapshot
 from zraft.client.sockets import Sockets
-from zraft.client.survey import STATUS_SECONDS, StatusSurvey
+from zraft.client.survey import STATUS_SECONDS, StatusSurvey, members_of
 from zraft.errors import Unavailable, ZraftError
 
 # As long as the client for threads takes to end its session.
@@ -96,11 +96,55 @@ class AsyncClient:
                 entries: list[KeyValue] = end.value
                 return entries
 
-    async def status(self, *, timeout: float | None = None) -> list[dict[str, Any]]:
+    async def status(self, *, all_members: bool = False, timeout: float | None = None) -> list[dict[str, Any]]:
         """Ask every known node about itself, all at once. Returns one dict per node, as `Client.status`."""
         runner = self._running()
         deadline = min(self._deadline(runner, timeout), runner.loop.time() + STATUS_SECONDS)
-        return await runner.survey(deadline)
+        return await runner.survey(deadline, all_members)
+
+    async def members(self, *, timeout: float | None = None) -> list[dict[str, Any]]:
+        """As `Client.members`."""
+        return members_of(await self.status(all_members=True, timeout=timeout))
+
+    async def add_member(
+        self, node: str, peer: str, client: str, *, learner: bool = False, timeout: float | None = None
+    ) -> int:
+        """As `Client.add_member`."""
+        request = requests.add_member(node, peer, client, learner)
+        return await self._change_members(request, {node: {"client": client}}, timeout)
+
+    async def remove_member(self, node: str, *, timeout: float | None = None) -> int:
+        """As `Client.remove_member`."""
+        return int(await self._ask(requests.remove_member(node), timeout))
+
+    async def promote_member(self, node: str, *, timeout: float | None = None) -> int:
+        """As `Client.promote_member`."""
+        return int(await self._ask(requests.promote_member(node), timeout))
+
+    async def set_members(
+        self,
+        voters: Iterable[str],
+        nodes: Mapping[str, Mapping[str, str]] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> int:
+        """As `Client.set_members`."""
+        return await self._change_members(requests.set_members(voters, nodes or {}), nodes or {}, timeout)
+
+    async def _change_members(
+        self, request: Request, nodes: Mapping[str, Mapping[str, str]], timeout: float | None
+    ) -> int:
+        """Ask for the change once each of the new nodes has said at its client address who it is."""
+        runner = self._running()
+        deadline = self._deadline(runner, timeout)
+        for node, addresses in nodes.items():
+            try:
+                soon = min(deadline, runner.loop.time() + requests.NEW_MEMBER_SECONDS)
+                report = await runner.ask(requests.status(), soon, addresses["client"])
+            except Unavailable:
+                report = None
+            requests.check_new_member(node, addresses["client"], report)
+        return int(await runner.ask(request, deadline))
 
     async def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> None:
         """Ask the leader to hand over to node `to`, or to the one that it finds best."""
@@ -178,7 +222,7 @@ class _Runner:
             self._core.cancel(call)
             raise
 
-    async def survey(self, deadline: float) -> list[dict[str, Any]]:
+    async def survey(self, deadline: float, all_members: bool) -> list[dict[str, Any]]:
         """The status of all nodes."""
         future: asyncio.Future[list[dict[str, Any]]] = self.loop.create_future()
 
@@ -186,7 +230,7 @@ class _Runner:
             if not future.done():
                 future.set_result(reports)
 
-        StatusSurvey(self._core, deadline, on_done)
+        StatusSurvey(self._core, deadline, all_members, on_done)
         self._pump_soon()
         return await future
 
@@ -237,6 +281,10 @@ class _Runner:
                 self._receive()
                 now = self.loop.time()
                 core.tick(now)
+                for endpoint in core.dropped_endpoints() & self._sockets.by_endpoint.keys():
+                    if endpoint in self._readers:  # not so if it was opened just now
+                        self.loop.remove_reader(self._readers.pop(endpoint))
+                    self._sockets.drop(endpoint)
                 busy = False
                 for outgoing in core.frames_to_send(now):
                     busy = True

@@ -4,6 +4,8 @@ Time is handed in as `now`, monotonic seconds. Whoever runs a core does, again a
 
     for each frame that arrived:          core.on_frame(endpoint, frame, now)
     core.tick(now)                        # after the frames: what has arrived must not count as silence
+    for endpoint in core.dropped_endpoints():
+        close the DEALER there, if there is one
     for outgoing in core.frames_to_send(now):
         send outgoing.frame on a DEALER connected to outgoing.endpoint (opened when first named), without blocking;
         where ZeroMQ refuses:             core.on_send_failed(outgoing, now)
@@ -26,6 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from typing import Any
 
+from zraft.client.discovery import ASK_ENDPOINTS, Discovery
 from zraft.client.link import REFUSED_GRACE_SECONDS, Call, Link, OnDone
 from zraft.client.outbox import Outbox, Outgoing, number
 from zraft.client.requests import CLOSE_SESSION, OPEN_SESSION, READ, WRITE, Request
@@ -52,17 +55,19 @@ OPEN_SECONDS = 5.0
 EXPIRY_SECONDS = 0.01
 
 _OK = int(ReplyStatus.OK)
-_KINDS_WITHOUT_EFFECT = (READ, int(RequestKind.STATUS))
+_KINDS_WITHOUT_EFFECT = (READ, int(RequestKind.STATUS), int(RequestKind.ENDPOINTS))
 
 
 class ClientCore:
     """One client: one session, any number of requests in flight.
 
-    `endpoints`: at least one, asked in this order; more are learnt from redirects. `rng`: jitter for waiting.
+    `endpoints`: at least one, asked in this order; more are learnt from redirects, and from the nodes, which are asked
+    for the members (`discovery`). `rng`: jitter for waiting.
     """
 
     def __init__(self, endpoints: Sequence[str], rng: Random) -> None:
         self._route = Route(endpoints, rng)
+        self._discovery = Discovery(self._route)
         self._outbox = Outbox()
         self._live: dict[Call, None] = {}
         self._next_expiry = inf
@@ -75,7 +80,7 @@ class ClientCore:
     @property
     def endpoints(self) -> list[str]:
         """All endpoints known: those given, then those learnt."""
-        return list(self._route.links)
+        return self._route.endpoints
 
     def submit(self, request: Request, deadline: float, on_done: OnDone, endpoint: str | None = None) -> Call:
         """Take a request; the call returned is good for `cancel`.
@@ -126,6 +131,10 @@ class ClientCore:
     def frames_to_send(self, now: float) -> Iterator[Outgoing]:
         """What to send now. A refusal must be reported (`on_send_failed`) before the next frame is taken."""
         route, outbox = self._route, self._outbox
+        if route.take_all_failed():
+            self._discovery.hurry(now)
+        if now >= self._discovery.due_at and not self._closed:
+            self._ask_endpoints(now)
         for link in list(route.links.values()):
             if link.ping_due:
                 link.ping_due = False
@@ -153,26 +162,39 @@ class ClientCore:
         if not outgoing.calls or (link.connected and not link.pending):
             # Silent, and now without connection; or it was connected and owes nothing: not a full queue, it is down.
             self._lose(link, now)
+        for call in outgoing.calls:
+            if call.request is ASK_ENDPOINTS:
+                self._give_up(call, f"{link.endpoint} cannot be reached")  # another link will do
 
     def refused_endpoints(self) -> list[str]:
         """Endpoints where ZeroMQ refused the last send: worth knowing when they become writable."""
         return [link.endpoint for link in self._route.links.values() if link.refused_at is not None]
 
+    def dropped_endpoints(self) -> set[str]:
+        """Endpoints that are not needed any more, since the last call: no members' now, and they owe nothing."""
+        return self._route.take_dropped()
+
     def on_writable(self, endpoint: str, now: float) -> None:
         """ZeroMQ would take a frame for this endpoint."""
-        self._route.writable(self._route.links[endpoint])
+        link = self._route.links.get(endpoint)
+        if link is not None:
+            self._route.writable(link)
 
     # ---- the network's side: in ----------------------------------------------------------------------------------
 
     def on_frame(self, endpoint: str, frame: bytes, now: float) -> None:
         """A frame arrived from this endpoint. One that is no reply frame is ignored: the calls will be repeated."""
-        link = self._route.links[endpoint]
+        link = self._route.links.get(endpoint)
+        if link is None:
+            return  # a late word from a node that was dropped
         try:
             life, items = unpack_replies(frame)
         except WireError as error:
             self._trouble = (endpoint, f"sent what is no answer: {error}")
             return
         link.heard(now)
+        if self._discovery.due_at == inf:
+            self._discovery.due_at = now
         pending = link.pending
         for request_id, status, body in items:
             current = pending.pop(request_id, None)
@@ -191,14 +213,15 @@ class ClientCore:
         try:
             if kind in (WRITE, READ):
                 result = decode_result(body)
-                self._route.settled(link)
+                if self._route.settled(link):
+                    self._discovery.due_at = now
                 if result[0] != ResultCode.OK:
                     self._on_result(call, result, current, now)
                     return
                 value = call.request.convert(result)
             else:
                 value = call.request.convert((0, body))
-        except (CodecError, WireError, LookupError, TypeError, ValueError) as error:
+        except (CodecError, WireError, LookupError, TypeError, ValueError, RecursionError) as error:
             self._give_up(call, f"{link.endpoint} gave an answer that is not understood ({error})")
             return
         self._retire(call)
@@ -283,7 +306,7 @@ class ClientCore:
     def next_wakeup(self, now: float) -> float | None:
         """When `tick` and `frames_to_send`, called last with this `now`, have something to do again if nothing happens
         before; None: never."""
-        wakeup = self._next_expiry
+        wakeup = self._next_expiry if self._closed else min(self._next_expiry, self._discovery.due_at)
         route = self._route
         if self._outbox.has_calls():
             wakeup = _sooner(wakeup, route.hold_until, now)
@@ -358,6 +381,14 @@ class ClientCore:
         if self._trouble is None:
             return "no answer in time"
         return f"no answer in time; last: {' '.join(self._trouble)}"
+
+    # ---- the members ---------------------------------------------------------------------------------------------
+
+    def _ask_endpoints(self, now: float) -> None:
+        link, call = self._discovery.ask(now)
+        self._admit(call)
+        call.link = link
+        link.pinned.append(call)
 
     # ---- sessions ------------------------------------------------------------------------------------------------
 

@@ -135,6 +135,10 @@ class Link:
         """From when on a call for this endpoint alone may be sent."""
         return max(self.may_send_at(), self.pinned_hold_until)
 
+    def is_owed(self) -> bool:
+        """Whether calls wait to be sent there, or for an answer from there, be it a late one."""
+        return bool(self.pending or self.pinned or self.lost)
+
     def set_aside(self, call: Call) -> None:
         """Stop waiting for the latest copy of `call`; should its answer come all the same, it counts."""
         if self.pending.pop(call.request_id, None) is not None:

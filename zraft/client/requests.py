@@ -7,10 +7,11 @@ anything is sent, in the thread of the caller.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from zraft.client.endpoints import is_endpoint
 from zraft.errors import InvalidRequest
 from zraft.statemachine.codec import CodecError, Op, Query, check_key, check_value, encode_query, prefix_end
 from zraft.wire import RequestKind, unpack_piece
@@ -219,6 +220,63 @@ def transfer_leadership(to: str | None) -> Request:
     return Request(
         "leader transfer", int(RequestKind.TRANSFER), _nothing, (to or "").encode(errors="replace"), repeatable=False
     )
+
+
+# How long a node that is to be added may take to say who it is.
+NEW_MEMBER_SECONDS = 2.0
+
+
+def add_member(node: str, peer: str, client: str, learner: bool) -> Request:
+    """Ask the leader to have `node` as a member too, first as a learner and, unless it shall stay one (`learner`), as a
+    voter once it has caught up; answered by the index of the change's first log entry. Raises `InvalidRequest`."""
+    change = {"op": "add", "id": node, **_addresses(node, {"peer": peer, "client": client}), "learner": learner}
+    return _change_members("members add", change)
+
+
+def remove_member(node: str) -> Request:
+    """Ask the leader to have `node` as a member no more; answered as `add_member`."""
+    return _change_members("members remove", {"op": "remove", "id": node})
+
+
+def promote_member(node: str) -> Request:
+    """Ask the leader to make a voter of the learner `node`; answered as `add_member`."""
+    return _change_members("members promote", {"op": "promote", "id": node})
+
+
+def set_members(voters: Iterable[str], nodes: Mapping[str, Mapping[str, str]]) -> Request:
+    """Ask the leader to have exactly these `voters`, in one step; `nodes`: the addresses (`peer`, `client`) of those
+    among them that are no members yet; answered as `add_member`. Raises `InvalidRequest`."""
+    addresses = {node: _addresses(node, given) for node, given in nodes.items()}
+    return _change_members("members set", {"op": "set", "voters": list(voters), "nodes": addresses})
+
+
+def check_new_member(node: str, client: str, report: Mapping[str, Any] | None) -> None:
+    """Raise `InvalidRequest` unless it is `node` that answered at its client address; `report`: the status that the
+    node there told, None: there was no answer. Nothing was asked of the cluster yet: a slip of the keyboard ends here.
+    """
+    if report is None:
+        raise InvalidRequest(
+            f"members: no node answers at {client}: start {node} there first (its configuration says `join: true`), "
+            "or mend the address; nothing was changed"
+        )
+    if report.get("node") != node:
+        raise InvalidRequest(f"members: the node at {client} is {report.get('node')}, not {node}; nothing was changed")
+
+
+def _change_members(name: str, change: Mapping[str, Any]) -> Request:
+    # Not repeated while a copy may still take effect: the change may be over, and others may have been made since.
+    return Request(name, int(RequestKind.MEMBERS), _to_index, json.dumps(change).encode(), repeatable=False)
+
+
+def _addresses(node: str, given: Mapping[str, str]) -> dict[str, str]:
+    for use in ("peer", "client"):
+        if not is_endpoint(given.get(use, "")):
+            raise InvalidRequest(f"{node}: expected tcp://host:port as its {use} address, got {given.get(use)!r}")
+    return {"peer": given["peer"], "client": given["client"]}
+
+
+def _to_index(result: tuple[Any, ...]) -> int:
+    return int(json.loads(result[1])["index"])
 
 
 def inject_fault(fault: Mapping[str, Any]) -> Request:

@@ -15,6 +15,9 @@ MAX_HOLD_SECONDS = 0.050
 # How long a link that is down or silent is passed over, unless it gives a sign of life before.
 DEAD_SECONDS = 1.0
 
+# After so long a search among the members it knows, a client asks at the endpoints that it was given, too.
+LAST_RESORT_SECONDS = 1.0
+
 # While nobody has proved to lead, only so many requests are out at once: a whole window refused by each node in turn
 # would be sent over and over in vain. And in all: a node answers BUSY to more, so more would only be sent twice.
 MAX_PROBES = 32
@@ -35,6 +38,9 @@ class Route:
 
     A node that refuses, or cannot be reached, is *tried*; as long as there is an untried one, that comes next at once.
     When all were tried, the client holds back for a moment and begins anew. An answer from the target ends the search.
+
+    *Known* are the endpoints that are taken for members': at first those given, later those learnt. Given ones that are
+    not known any more come last, when none of the known is alive or the search takes long.
     """
 
     def __init__(self, endpoints: Sequence[str], rng: Random) -> None:
@@ -42,12 +48,18 @@ class Route:
         self.target = self.links[endpoints[0]]
         self.hold_until = 0.0
         """Nothing goes to the target before this time."""
+        self._given = tuple(endpoints)
+        self._known = dict.fromkeys(endpoints)
+        self._dropped: set[str] = set()
         self._rng = rng
         self._tried: set[str] = set()
         self._searching = True
+        self._searching_since = 0.0
+        self._proof = False
+        self._all_failed = False
 
     def link(self, endpoint: str) -> Link:
-        """The link to `endpoint`; from now on it is among those that may lead."""
+        """The link to `endpoint`, whoever is there."""
         if endpoint not in self.links:
             self.links[endpoint] = Link(endpoint)
         return self.links[endpoint]
@@ -57,17 +69,24 @@ class Route:
         limit = MAX_PROBES if self._searching and link is self.target else MAX_IN_FLIGHT
         return limit - len(link.pending)
 
-    def settled(self, link: Link) -> None:
-        """`link` did what only a leader, or a node that reaches one, can do."""
-        if self._searching and link is self.target:
-            self._searching = False
-            self._tried.clear()
+    # ---- the leader ----------------------------------------------------------------------------------------------
+
+    def settled(self, link: Link) -> bool:
+        """`link` did what only a leader, or a node that reaches one, can do. Returns whether that ends a search."""
+        if link is not self.target:
+            return False
+        self._proof = True
+        if not self._searching:
+            return False
+        self._searching = False
+        self._tried.clear()
+        return True
 
     def not_leader(self, link: Link, hint: str, now: float) -> None:
         """`link` says that it does not lead, and that `hint` (or "") does."""
         if link is not self.target:
             return  # the answer to an older copy; the target knows better
-        self._fail(link)
+        self._fail(link, now)
         hinted = self._find(hint)
         if hinted is None or hinted is link or hinted.is_dead(now):
             self._try_next(now)
@@ -80,7 +99,7 @@ class Route:
         """`link` is down or silent: pass it over for a while."""
         link.dead_until = now + DEAD_SECONDS
         if link is self.target:
-            self._fail(link)
+            self._fail(link, now)
             self._try_next(now)
 
     def writable(self, link: Link) -> None:
@@ -89,7 +108,8 @@ class Route:
         link.pinned_hold_until = 0.0
         link.dead_until = 0.0
         link.connected = True
-        if self.target.refused_at is not None and not self.target.connected:
+        known = link.endpoint in self._known or link.endpoint in self._given
+        if known and self.target.refused_at is not None and not self.target.connected:
             self.target = link
 
     def hold(self, now: float) -> None:
@@ -97,27 +117,88 @@ class Route:
         self.hold_until = now + self._rng.uniform(MIN_HOLD_SECONDS, MAX_HOLD_SECONDS)
         self._tried.clear()
 
-    def _fail(self, link: Link) -> None:
-        self._searching = True
+    def _fail(self, link: Link, now: float) -> None:
+        if not self._searching:
+            self._searching = True
+            self._searching_since = now
+        self._proof = False
         self._tried.add(link.endpoint)
 
     def _find(self, hint: str) -> Link | None:
-        if hint in self.links or (len(self.links) < MAX_LINKS and is_endpoint(hint)):
-            return self.link(hint)
-        return None
+        if hint not in self._known:
+            self.add_known([hint])
+        return self.links[hint] if hint in self._known else None
 
     def _try_next(self, now: float) -> None:
-        links = list(self.links.values())
-        here = links.index(self.target)
-        others = links[here + 1 :] + links[: here + 1]
+        others = self._after(self.target.endpoint)
         alive = [link for link in others if not link.is_dead(now)]
+        if not alive or now - self._searching_since >= LAST_RESORT_SECONDS:
+            last_resort = [self.links[endpoint] for endpoint in self._given if endpoint not in self._known]
+            others += last_resort
+            alive += [link for link in last_resort if not link.is_dead(now)]
         for link in alive:
             if link.endpoint not in self._tried:
                 self._aim(link)
                 return
+        self._all_failed = True
         self.hold(now)
         self._aim(alive[0] if alive else min(others, key=lambda link: link.dead_until))
 
     def _aim(self, link: Link) -> None:
         self.target = link
         link.refused_at = None  # a new target gets a new attempt, whatever ZeroMQ said before
+
+    # ---- the members ---------------------------------------------------------------------------------------------
+
+    @property
+    def endpoints(self) -> list[str]:
+        """Those given, then those learnt."""
+        return list(dict.fromkeys((*self._given, *self._known)))
+
+    def add_known(self, endpoints: Sequence[str]) -> None:
+        """These are members' as well, as far as they are endpoints."""
+        for endpoint in endpoints:
+            if endpoint not in self._known and len(self._known) < MAX_LINKS and is_endpoint(endpoint):
+                self._known[endpoint] = None
+                self.link(endpoint)
+
+    def replace_known(self, endpoints: Sequence[str]) -> None:
+        """These are all members'. Links to others are closed, but for one that is in use: the next time, perhaps."""
+        known, self._known = self._known, {}
+        self.add_known(endpoints)
+        if not self._known:
+            self._known = known
+            return
+        for endpoint, link in list(self.links.items()):
+            if endpoint in self._known or link is self.target or link.is_owed():
+                continue
+            del self.links[endpoint]
+            self._dropped.add(endpoint)
+            if endpoint in self._given:
+                self.links[endpoint] = Link(endpoint)  # opened again when it is needed
+
+    def take_dropped(self) -> set[str]:
+        """Endpoints the connections to which are not needed, since the last call."""
+        dropped, self._dropped = self._dropped, set()
+        return dropped
+
+    def take_proof(self) -> bool:
+        """Whether the target has shown, since the last call, that it leads or reaches a leader."""
+        proof, self._proof = self._proof, False
+        return proof
+
+    def take_all_failed(self) -> bool:
+        """Whether, since the last call, a search went through all nodes in vain."""
+        all_failed, self._all_failed = self._all_failed, False
+        return all_failed
+
+    def next_known(self, endpoint: str, now: float) -> Link:
+        """The known link that comes after `endpoint` and is not dead, if there is one."""
+        others = self._after(endpoint)
+        return next((link for link in others if not link.is_dead(now)), others[0])
+
+    def _after(self, endpoint: str) -> list[Link]:
+        """All known links, in their order, beginning after `endpoint`."""
+        known = list(self._known)
+        start = known.index(endpoint) + 1 if endpoint in self._known else 0
+        return [self.links[other] for other in known[start:] + known[:start]]

@@ -34,6 +34,12 @@ class Sockets:
         except zmq.ZMQError:  # no connection, a full queue, or an address that cannot be one
             core.on_send_failed(outgoing, now)
 
+    def drop(self, endpoint: str) -> None:
+        """Close the connection to an endpoint, which there must be, and which nobody waits on any more."""
+        socket = self.by_endpoint.pop(endpoint)
+        del self.endpoint_of[socket]
+        socket.close()
+
     def close(self) -> None:
         """Close all sockets, dropping what is queued, and end the context."""
         for socket in self.by_endpoint.values():

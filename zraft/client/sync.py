@@ -21,7 +21,7 @@ from zraft.client.core import ClientCore
 from zraft.client.endpoints import resolve_endpoints
 from zraft.client.requests import Data, KeyValue, Request, SavedSnapshot
 from zraft.client.sockets import Sockets
-from zraft.client.survey import STATUS_SECONDS, StatusSurvey
+from zraft.client.survey import STATUS_SECONDS, StatusSurvey, members_of
 from zraft.errors import Unavailable, ZraftError
 
 # How long closing may take to end the session on the nodes; it would expire there by itself.
@@ -109,16 +109,71 @@ class Client:
                 entries: list[KeyValue] = end.value
                 return entries
 
-    def status(self, *, timeout: float | None = None) -> list[dict[str, Any]]:
+    def status(self, *, all_members: bool = False, timeout: float | None = None) -> list[dict[str, Any]]:
         """Ask every known node about itself, all at once. Returns one dict per node.
 
-        A node that does not answer within 1 s (or `timeout`, if shorter) has None in all fields, and an `error`.
+        Known are the endpoints that were given and those learnt since; `all_members`: also those that the nodes name
+        in their answers. A node that does not answer within 1 s (or `timeout`, if shorter) has None in all fields, and
+        an `error`.
         """
         deadline = min(self._deadline(timeout), time.monotonic() + STATUS_SECONDS)
         slot = _Slot()
-        self._loop.act(lambda core: StatusSurvey(core, deadline, lambda reports: slot(reports, None)))
+        self._loop.act(lambda core: StatusSurvey(core, deadline, all_members, lambda reports: slot(reports, None)))
         reports: list[dict[str, Any]] = slot.wait()
         return reports
+
+    def members(self, *, timeout: float | None = None) -> list[dict[str, Any]]:
+        """The members as the leader knows them or, without one, the node that is furthest.
+
+        Of each: `id`, `client`, `peer`, `role` ("voter" or "learner"), `outgoing` (it leaves with the change that is
+        under way) and, if the leader said so, `match_index` (up to where it holds the log) and `active`.
+        """
+        return members_of(self.status(all_members=True, timeout=timeout))
+
+    def add_member(
+        self, node: str, peer: str, client: str, *, learner: bool = False, timeout: float | None = None
+    ) -> int:
+        """Add `node`, which runs with `join: true` at these addresses and waits, to the cluster.
+
+        It gets the log as a learner and becomes a voter when it has caught up; `learner`: not before it is promoted.
+        Returns, as all changes of the members do, the index of the change's first log entry once that is committed. The
+        rest goes on by itself, whoever leads: see `members`. One change at a time: a second one is refused.
+        Raises `InvalidRequest` with the reason if it is not that node which answers at both addresses, if it holds
+        data, belongs to another cluster or is a member already.
+        """
+        request = requests.add_member(node, peer, client, learner)
+        return self._change_members(request, {node: {"client": client}}, timeout)
+
+    def remove_member(self, node: str, *, timeout: float | None = None) -> int:
+        """Take `node` out of the cluster; the leader, too, which then hands over. See `add_member`."""
+        return int(self._ask(requests.remove_member(node), timeout))
+
+    def promote_member(self, node: str, *, timeout: float | None = None) -> int:
+        """Make a voter of the learner `node` when it has caught up. See `add_member`."""
+        return int(self._ask(requests.promote_member(node), timeout))
+
+    def set_members(
+        self,
+        voters: Iterable[str],
+        nodes: Mapping[str, Mapping[str, str]] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> int:
+        """Have exactly these voters, from any set to any other in one step. `nodes`: the addresses of those that are no
+        members yet, `{"n4": {"peer": "tcp://...", "client": "tcp://..."}}`. See `add_member`."""
+        return self._change_members(requests.set_members(voters, nodes or {}), nodes or {}, timeout)
+
+    def _change_members(self, request: Request, nodes: Mapping[str, Mapping[str, str]], timeout: float | None) -> int:
+        """Ask for the change once each of the new nodes has said at its client address who it is."""
+        deadline = self._deadline(timeout)
+        for node, addresses in nodes.items():
+            try:
+                soon = min(deadline, time.monotonic() + requests.NEW_MEMBER_SECONDS)
+                report = self._ask_until(requests.status(), soon, addresses["client"])
+            except Unavailable:
+                report = None
+            requests.check_new_member(node, addresses["client"], report)
+        return int(self._ask_until(request, deadline))
 
     def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> None:
         """Ask the leader to hand over to node `to`, or to the one that it finds best."""
@@ -261,6 +316,9 @@ class _Loop:
         self._act()
         now = time.monotonic()
         core.tick(now)
+        for endpoint in core.dropped_endpoints() & sockets.by_endpoint.keys():
+            poller.unregister(sockets.by_endpoint[endpoint])
+            sockets.drop(endpoint)
         for outgoing in core.frames_to_send(now):
             sockets.send(core, outgoing, now)
         refused = core.refused_endpoints()

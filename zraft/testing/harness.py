@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from zraft.chaos import inject, links
 from zraft.chaos.links import Edges
+from zraft.client.survey import who_knows_best
 from zraft.client.sync import Client
 from zraft.errors import OutcomeUnknown, ZraftError
 from zraft.testing.node import Node
@@ -56,6 +57,7 @@ class Cluster:
         self._ports = PortReservation()
         self._client: Client | None = None
         self._edges: Edges = {}
+        self._settings = settings
         names = [f"n{number}" for number in range(1, nodes + 1)]
         members = {name: {"client": self._address(), "peer": self._address()} for name in names}
         self.nodes: dict[str, Node] = {
@@ -109,6 +111,23 @@ class Cluster:
     def client(self, timeout: float = 5.0) -> Client:
         """A new client of this cluster; whoever asked for it closes it."""
         return Client(self.endpoints, timeout)
+
+    def start_joining(self, name: str) -> Node:
+        """Start one more node, which is empty and waits for `Client.add_member(name, node.peer, node.endpoint)`.
+
+        Raises NotInTime.
+        """
+        if name in self.nodes:
+            raise ZraftError(f"there is a node {name} already")
+        own = {name: {"client": self._address(), "peer": self._address()}}
+        node = self.make_node({**self._own_part(name), "cluster": own, "join": True, "chaos": True, **self._settings})
+        self.nodes[name] = node
+        if self._client is not None:
+            self._client.close()  # the next one knows this node as well
+            self._client = None
+        node.start()
+        eventually(f"{name} waits to be added", lambda: self.statuses([node]).get(name, {}).get("role") == "joining")
+        return node
 
     # --- processes
 
@@ -219,13 +238,16 @@ class Cluster:
         return {report["node"]: report for report in reports if not report.get("error") and report["node"] in wanted}
 
     def leader(self, seconds: float = START_SECONDS) -> Node:
-        """The node that leads, as soon as a majority of all nodes agrees on it. Raises NotInTime."""
+        """The node that leads, as soon as a majority of the voting members agrees on it. Raises NotInTime."""
 
         def agreed() -> Node | None:
             reports = self.statuses()
             for name, report in reports.items():
-                followers = [other for other in reports.values() if other.get("leader") == name]
-                if report["role"] == "leader" and 2 * len(followers) > len(self.nodes):
+                if report["role"] != "leader":
+                    continue
+                voters = [member["id"] for member in report["members"] if member["role"] == "voter"]
+                agreeing = [voter for voter in voters if reports.get(voter, {}).get("leader") == name]
+                if 2 * len(agreeing) > len(voters):
                     return self.nodes[name]
             return None
 
@@ -234,7 +256,7 @@ class Cluster:
         return node
 
     def wait_for_leader(self, seconds: float = START_SECONDS) -> str:
-        """The name of the node that leads, as soon as a majority of all nodes agrees on it. Raises NotInTime."""
+        """The name of the node that leads, as soon as a majority of the voters agrees on it. Raises NotInTime."""
         return self.leader(seconds).name
 
     def followers(self) -> list[Node]:
@@ -252,21 +274,24 @@ class Cluster:
         eventually(f"{node.name} follows a leader", follows, seconds)
 
     def wait_converged(self, seconds: float = START_SECONDS) -> dict[str, dict[str, Any]]:
-        """Wait until all nodes have applied the same, all there is; returns their statuses.
+        """Wait until all members have applied the same, all there is; returns their statuses.
 
         Nothing may write meanwhile. Raises NotInTime, and AssertionError if their states differ then.
         """
 
         def converged() -> dict[str, dict[str, Any]] | None:
-            reports = self.statuses()
-            if len(reports) < len(self.nodes):
+            all_reports = self.statuses()
+            best = who_knows_best(list(all_reports.values()))
+            members = {member["id"] for member in best["members"]} if best else set()
+            reports = {name: report for name, report in all_reports.items() if name in members}
+            if not best or len(reports) < len(members):
                 return None
             ends = {(report.get("last_applied"), report.get("last_index")) for report in reports.values()}
             if len(ends) > 1 or any(applied != last for applied, last in ends):
                 return None
             return reports
 
-        reports = eventually("all nodes have applied the same", converged, seconds)
+        reports = eventually("all members have applied the same", converged, seconds)
         assert reports is not None
         hashes = {name: report["state_hash"] for name, report in reports.items()}
         if len(set(hashes.values())) > 1:

@@ -33,7 +33,9 @@ class Node(NodeProcess):
         self.config = config
         self.endpoint = settings.cluster[settings.node].client
         """Where clients reach it."""
-        self.peer_port = _port(settings.cluster[settings.node].peer)
+        self.peer = settings.cluster[settings.node].peer
+        """Where other nodes reach it."""
+        self.peer_port = _port(self.peer)
         self.json_port = _port(settings.json) if settings.json else 0
         """Of the JSON lines; 0: there is none."""
         self.log_path = folder / f"{self.name}.log"

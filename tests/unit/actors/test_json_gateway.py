@@ -10,10 +10,11 @@ from fake_bus import Clock, FakeContext, FakePort, FakeTcpPort
 
 from zraft.actors import json_gateway as module
 from zraft.actors.json_gateway import RETRY_MS, TIMEOUT_SECONDS, JsonGateway
+from zraft.client.discovery import ASK_EVERY_SECONDS
 from zraft.statemachine.codec import Op, Query, decode_command, decode_query, encode_result
 from zraft.wire import ReplyStatus, RequestKind, pack_replies, unpack_requests
 
-HERE, THERE = "tcp://127.0.0.1:7101", "tcp://127.0.0.1:7102"
+HERE, THERE, NEW = "tcp://127.0.0.1:7101", "tcp://127.0.0.1:7102", "tcp://127.0.0.1:7104"
 
 
 class Scene:
@@ -28,6 +29,7 @@ class Scene:
         self.actor.on_start()
         self.store: dict[bytes, bytes] = {}
         self.revision = 0
+        self.members = [HERE, THERE]
 
     def bytes_in(self, *frames: tuple[int, bytes]) -> None:
         self.actor.receive_frames("json", list(frames))
@@ -55,6 +57,8 @@ class Scene:
             return encode_result(0, None if value is None else (key, value, 1, 1, 1), self.revision)
         if kind == RequestKind.PING:
             return b""
+        if kind == RequestKind.ENDPOINTS:
+            return json.dumps(self.members).encode()
         assert kind == RequestKind.WRITE
         _, _, _, op, arguments = decode_command(body)
         if op == Op.OPEN_SESSION:
@@ -255,11 +259,15 @@ def test_a_new_life_ends_the_connections_that_the_old_one_can_answer_no_more(sce
     assert scene.tcp.drops == 1
 
 
-def test_at_rest_it_wants_no_wakeup(scene: Scene) -> None:
+def test_at_rest_it_wakes_only_to_ask_for_the_members(scene: Scene) -> None:
+    assert scene.actor.wakeup_ms is None
     scene.line(1, op="get", key="k")
     scene.serve()
     scene.pass_time(TIMEOUT_SECONDS + 1)
-    assert scene.actor.wakeup_ms is None
+    assert scene.actor.wakeup_ms == scene.clock.now_ms + (ASK_EVERY_SECONDS - TIMEOUT_SECONDS - 1) * 1000 + 1
+    scene.pass_time(ASK_EVERY_SECONDS)
+    kinds = [kind for _, frame in scene.cluster.sent for _, kind, _ in unpack_requests(frame)]
+    assert RequestKind.ENDPOINTS in kinds and set(kinds) <= {RequestKind.ENDPOINTS, RequestKind.PING}
 
 
 def test_a_late_answer_to_the_old_life_is_none_to_the_new() -> None:
@@ -271,3 +279,13 @@ def test_a_late_answer_to_the_old_life_is_none_to_the_new() -> None:
     successor = JsonGateway(scene.context, [HERE, THERE])
     successor.on_start()
     assert scene.cluster.drain(10) == []
+
+
+def test_it_learns_where_the_members_are_and_forgets_those_that_are_none_any_more(scene: Scene) -> None:
+    """A node that joined knew only itself."""
+    scene.members = [HERE, NEW]
+    scene.line(1, op="set", key="k", value="v")
+    scene.serve()
+    assert scene.said() == [{"ok": True, "revision": 1}]
+    assert scene.actor.core.endpoints == [HERE, THERE, NEW]
+    assert scene.cluster.dropped == [THERE]

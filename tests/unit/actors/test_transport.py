@@ -191,3 +191,22 @@ def test_junk_that_is_for_whoever_listens_is_dropped() -> None:
     scene = Scene()
     assert scene.frames(frame(b"\xc1", receiver=""), frame(receiver="")) == [] and scene.port.sent == []
     assert scene.actor.status()["peer_dropped_in"] == 1
+
+
+@pytest.mark.parametrize(
+    ("meant", "why"),
+    [
+        (STORE, ""),
+        (0, "it has not asked who this node is"),
+        (99, "by another data directory than this one, .* remove n1 from the cluster and add it again"),
+    ],
+)
+def test_who_waits_to_be_added_listens_to_those_who_know_its_data_directory(
+    meant: int, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not to those who know one that was here before and was wiped."""
+    scene = Scene(cluster_id=-1)
+    scene.say(Identity(0, STORE, True, {}))
+    taken = scene.frames(frame(b"a", meant=meant))
+    assert taken == ([] if why else [("consensus", Inbound((inbound(b"a", meant=meant),)))])
+    assert bool(why) == bool(caplog.text) and re.search(why, caplog.text)

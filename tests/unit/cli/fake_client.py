@@ -51,6 +51,10 @@ class FakeClient:
     made_with: list[tuple[Any, float]] = []
     transfers: list[str | None] = []
     faults: list[tuple[str, dict[str, Any]]] = []
+    changes: list[tuple[Any, ...]] = []
+    script: list[list[dict[str, Any]] | BaseException] = []
+    """What status answers next, one after the other; after the last, `reports`."""
+    asked_all: list[bool] = []
 
     def __init__(self, endpoints: str | Iterable[str] | None = None, timeout: float = 5.0) -> None:
         self.endpoints = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints or ())
@@ -90,12 +94,36 @@ class FakeClient:
         self._fail()
         return [KeyValue(key, self.data[key], 5, 6, 2) for key in sorted(self.data) if key.startswith(prefix)]
 
-    def status(self) -> list[dict[str, Any]]:
-        return [report for report in self.reports if not self.endpoints or report["endpoint"] in self.endpoints]
+    def status(self, *, all_members: bool = False, timeout: float | None = None) -> list[dict[str, Any]]:
+        self.asked_all.append(all_members)
+        if self.script:
+            answer = self.script.pop(0)
+            if isinstance(answer, BaseException):
+                raise answer
+            self.reports[:] = answer
+        asked = () if all_members else self.endpoints
+        return [report for report in self.reports if not asked or report["endpoint"] in asked]
 
     def transfer_leadership(self, to: str | None) -> None:
         self._fail()
         self.transfers.append(to)
+
+    def _change(self, *change: Any) -> int:
+        self.changes.append(change)
+        self._fail()
+        return 20
+
+    def add_member(self, node: str, peer: str, client: str, *, learner: bool = False) -> int:
+        return self._change("add", node, peer, client, learner)
+
+    def remove_member(self, node: str) -> int:
+        return self._change("remove", node)
+
+    def promote_member(self, node: str) -> int:
+        return self._change("promote", node)
+
+    def set_members(self, voters: Iterable[str], nodes: dict[str, dict[str, str]]) -> int:
+        return self._change("set", tuple(voters), nodes)
 
     def inject_fault(self, endpoint: str, fault: dict[str, Any], *, timeout: float | None = None) -> None:
         self.faults.append((endpoint, fault))

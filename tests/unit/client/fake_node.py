@@ -70,7 +70,8 @@ class Store:
 
 class FakeNode:
     """Serves one `Store` on a port of its own. `intercept(item)` may answer an item first: (status, body), or drop it
-    by returning `FakeNode.DROP`; None: serve it."""
+    by returning `FakeNode.DROP`; None: serve it. `members`: the endpoints that it tells; `asked`: how often it was
+    asked for these, which is no item."""
 
     DROP = (-1, b"")
 
@@ -80,6 +81,8 @@ class FakeNode:
         self.life = 1
         self.frames = 0
         self.items: list[Item] = []
+        self.members: list[str] = []
+        self.asked = 0
         self.intercept: Callable[[Item], tuple[int, bytes] | None] = lambda item: None
         self._stop = threading.Event()
         self._context = zmq.Context()
@@ -124,6 +127,9 @@ class FakeNode:
 
     def _answer(self, item: Item) -> Item | None:
         request_id, kind, body = item
+        if kind == RequestKind.ENDPOINTS:
+            self.asked += 1
+            return request_id, ReplyStatus.OK, json.dumps(self.members).encode()
         self.items.append(item)
         answer = self.intercept(item)
         if answer is self.DROP:

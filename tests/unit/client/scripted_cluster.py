@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Any, NamedTuple
 
@@ -54,7 +55,11 @@ def ok(*values: object) -> bytes:
 
 
 class Script:
-    """A core with endpoints A, B and C, and what it sent. `down`: endpoints that ZeroMQ has no connection to."""
+    """A core with endpoints A, B and C, and what it sent. `down`: endpoints that ZeroMQ has no connection to.
+
+    `members`: what each endpoint answers at once when it is asked for the members' endpoints; one that is not there
+    knows of none; `members_answer`: what all answer instead. `asked`: those that were asked so.
+    """
 
     def __init__(self, *endpoints: str) -> None:
         self.core = ClientCore(endpoints or (A, B, C), random.Random(1))
@@ -62,6 +67,10 @@ class Script:
         self.down: set[str] = set()
         self.frames = 0
         self.pings = 0
+        self.members: dict[str, list[str]] = {}
+        self.members_answer: tuple[int, bytes] | None = None
+        self.asked: list[str] = []
+        self.dropped: list[str] = []
         self.life = {A: 1, B: 2, C: 3}
         self.sessions = iter(range(1000, 9000))
 
@@ -98,11 +107,15 @@ class Script:
 
     def _turn(self) -> list[Copy]:
         self.core.tick(self.now)
+        self.dropped += self.core.dropped_endpoints()
         copies = []
         for outgoing in self.core.frames_to_send(self.now):
             items = unpack_requests(outgoing.frame)
             if outgoing.endpoint in self.down:
                 self.core.on_send_failed(outgoing, self.now)
+                continue
+            if [kind for _, kind, _ in items] == [RequestKind.ENDPOINTS]:
+                self._answer_endpoints(outgoing.endpoint, items[0][0])
                 continue
             self.frames += 1
             for request_id, kind, body in items:
@@ -111,6 +124,12 @@ class Script:
                 else:
                     copies.append(Copy(outgoing.endpoint, request_id, kind, body))
         return copies
+
+    def _answer_endpoints(self, endpoint: str, request_id: int) -> None:
+        self.asked.append(endpoint)
+        answer = self.members_answer or (ReplyStatus.OK, json.dumps(self.members.get(endpoint, [])).encode())
+        frame = pack_replies(self.life.setdefault(endpoint, 9), [(request_id, int(answer[0]), answer[1])])
+        self.core.on_frame(endpoint, frame, self.now)
 
     def reply(self, copy: Copy, status: int = ReplyStatus.OK, body: bytes = b"") -> None:
         self.reply_all([(copy, status, body)])
