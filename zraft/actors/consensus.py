@@ -94,6 +94,7 @@ class Consensus(Actor):
         self.cluster_id = 0
         self.identity: Identity | None = None  # as transport was told it
         self.identity_of: Membership | None = None
+        self.identity_is_final = False
         self.cache = EntriesCache()
         self.proposals = Proposals()
         self.last_tick: Tick | None = None
@@ -231,20 +232,23 @@ class Consensus(Actor):
         """To transport, when it changed: cluster, store, peers; to the disk, once the cluster's id is certain, which it
         is when a founder has committed it, and for all others when they hear of it."""
         membership = raft.membership
-        if self.identity is not None and self.identity_of is membership and self.cluster_id:
-            return
         if not self.cluster_id and membership.cluster_id and (raft.commit_index > 0 or not self.founding.voters):
             self.cluster_id = membership.cluster_id
             self.context.send("log_writer", SaveClusterId(self.cluster_id))
-        others = [node for node in membership.members if node != self.node]
-        peers = {node: (self.address(membership, node).peer, membership.stores.get(node, 0)) for node in others}
+        # Who leaves is answered until that is committed: it is the leader, maybe, and waits for just these answers.
+        self.identity_is_final = bool(self.cluster_id) and raft.config_index <= raft.commit_index
+        peers = {}
+        for config in raft.configs_in_doubt():
+            for node in config.members:
+                if node != self.node:
+                    peers[node] = (self.address(config, node).peer, config.stores.get(node, 0))
         identity = Identity(self.cluster_id, self.store_id, not membership.members, peers)
         if identity != self.identity:
             self.identity = identity
             self.context.send("transport", identity)
         if membership is not self.identity_of:
+            self.identity_of = membership
             self.tell_endpoints(membership)
-        self.identity_of = membership
 
     def tell_endpoints(self, membership: Membership) -> None:
         """To the frontend: where clients reach the members."""
@@ -390,7 +394,7 @@ class Consensus(Actor):
                 self.finish_transfers(raft)
             if self.changes.is_busy:
                 self.finish_changes(raft)
-            if self.identity_of is not raft.membership or not self.cluster_id:
+            if self.identity_of is not raft.membership or not self.identity_is_final:
                 self.tell_identity(raft)
         if self.replies:
             replies, self.replies = tuple(self.replies), []

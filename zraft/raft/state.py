@@ -212,6 +212,11 @@ class State:
         """Where its entry stands in the log; 0: it is the founding one, which has none yet."""
         return self.configs[-1][0]
 
+    def configs_in_doubt(self) -> list[Membership]:
+        """The latest that is known to be committed, and those after it: any of them may be in force in the end."""
+        committed = sum(1 for index, _ in self.configs if index <= self.commit_index)
+        return [membership for _, membership in self.configs[max(0, committed - 1) :]]
+
     @property
     def is_voter(self) -> bool:
         """Whether this node votes, and may lead; not if the vote is that of its life before its data was lost."""
