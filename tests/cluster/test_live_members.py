@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cluster import READ, WRITE, Cluster, Node, eventually
 from probe import Prober, fill
 from recorded_load import RecordedLoad
@@ -253,6 +254,26 @@ def test_a_node_that_was_wiped_after_it_was_added_is_refused(make_cluster: Calla
     work.check(cluster)
 
 
+def test_a_node_whose_disk_is_lost_is_replaced_by_a_new_one_of_its_name(cluster: Cluster) -> None:
+    lost = cluster.followers()[0]
+    others = [name for name in cluster.nodes if name != lost.name]
+    with Workload([cluster.nodes[name].endpoint for name in others], threads=4, clients=2) as work:
+        work.wait_for(50)
+        lost.kill()
+        shutil.rmtree(lost.config["data_dir"])
+        lost.start()
+        assert lost.wait() == 1
+        cluster.expected_complaints.append("its data directory is empty")
+        assert f"Remove {lost.name} from the cluster and add it again as a new node" in lost.log()
+        remove(cluster, lost.name, *others)
+        lost.config_path.write_text(yaml.safe_dump({**lost.config, "join": True}), encoding="utf-8")
+        lost.start()
+        eventually("it waits", lambda: cluster.statuses([lost]).get(lost.name, {}).get("role") == "joining")
+        add(cluster, lost.name, *others)
+        work.wait_for(50)
+    work.check(cluster)
+
+
 # ---- who was removed ---------------------------------------------------------------------------------------------
 
 
@@ -320,8 +341,10 @@ def test_leadership_is_handed_over_under_load(cluster: Cluster) -> None:
 
 
 def test_a_rolling_restart_loses_nothing(make_cluster: Callable[..., Cluster]) -> None:
-    """One node at a time, the next when `status` shows that the last one has caught up."""
+    """One node at a time, the next when `status` shows that the last one has caught up; one of them joined later."""
     cluster = make_cluster(**SETTINGS)
+    cluster.start_joining("n4")
+    add(cluster, "n4", "n1", "n2", "n3")
     gaps = {}
     with RecordedLoad(cluster.endpoints) as load:
         for node in cluster.nodes.values():
