@@ -14,6 +14,7 @@ from zraft.raft.state import Role, State
 MAX_APPLYING_RUNS = 16  # runs of entries (RaftLog.slice) handed to the applier and not applied yet
 MAX_TAIL_BYTES = 128 * 1024 * 1024  # in memory, so: not durable, not committed or not applied; then no more is taken
 KEEP_TAIL_BYTES = 16 * 1024 * 1024  # of applied entries in memory, for peers that lag a little
+REPLAY_SAID_EVERY_MS = 1_000
 
 
 class Replication(State):
@@ -224,3 +225,14 @@ class Replication(State):
         while self.applying_runs and self.applying_runs[0] <= index:
             self.applying_runs.popleft()
         self.log.forget(self.applied_index, KEEP_TAIL_BYTES)
+        if self.replay_until:
+            self.say_replay()
+
+    def say_replay(self) -> None:
+        """A start that takes long says how far it is, about once a second."""
+        if self.applied_index >= self.replay_until:
+            self.replay_until = 0
+        elif self.now_ms - self.replay_said_ms >= REPLAY_SAID_EVERY_MS:
+            if self.replay_said_ms:
+                self.note(f"replays the log: entry {self.applied_index} of {self.replay_until}")
+            self.replay_said_ms = self.now_ms

@@ -134,6 +134,8 @@ class State:
         self.applied_index = applied
         self.applying_runs: deque[int] = deque()  # last index of each run that the applier has not finished
         self.reading_for_applier = False  # entries for it are being read from disk
+        self.replay_until = self.log.last_index if self.log.last_index > applied else 0  # what was there at the start
+        self.replay_said_ms = 0
         self.now_ms = 0
         self.election_deadline_ms = 0
         self.last_leader_contact_ms: int | None = None

@@ -72,3 +72,20 @@ def test_durable_entries_that_the_applier_had_and_the_log_has_not_stop_the_node(
     cluster, node = follower([1, 1, 2])
     with pytest.raises(NodeMustStop, match="4 entries were applied, those up to 3 are there"):
         node.raft.on_applier_restarted(4, 0)
+
+
+def test_a_replay_that_takes_long_says_how_far_it_is() -> None:
+    cluster = Cluster(1)
+    node = cluster.elect("n1")
+    cluster.propose(node, *[b"x"] * 99)
+    cluster.run(20)
+    cluster.restart("n1")
+    raft = node.raft
+    assert raft.replay_until == raft.log.last_index == 100
+    for index in (20, 40, 60, 80, 100):
+        raft.now_ms += 600
+        raft.on_applied(index)
+    assert [note for note in raft.output.notes if "replays" in note] == [
+        "replays the log: entry 60 of 100",
+    ]
+    assert not raft.replay_until
