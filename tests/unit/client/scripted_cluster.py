@@ -58,7 +58,8 @@ class Script:
     """A core with endpoints A, B and C, and what it sent. `down`: endpoints that ZeroMQ has no connection to.
 
     `members`: what each endpoint answers at once when it is asked for the members' endpoints; one that is not there
-    knows of none; `members_answer`: what all answer instead. `asked`: those that were asked so.
+    knows of none; `members_answer`: what all answer instead; `held`, where it is a list: questions (endpoint, request
+    id) that are not answered at once. `asked`: those that were asked so.
     """
 
     def __init__(self, *endpoints: str) -> None:
@@ -70,6 +71,7 @@ class Script:
         self.members: dict[str, list[str]] = {}
         self.members_answer: tuple[int, bytes] | None = None
         self.asked: list[str] = []
+        self.held: list[tuple[str, int]] | None = None
         self.dropped: list[str] = []
         self.life = {A: 1, B: 2, C: 3}
         self.sessions = iter(range(1000, 9000))
@@ -127,6 +129,12 @@ class Script:
 
     def _answer_endpoints(self, endpoint: str, request_id: int) -> None:
         self.asked.append(endpoint)
+        if self.held is None:
+            self.answer_endpoints(endpoint, request_id)
+        else:
+            self.held.append((endpoint, request_id))
+
+    def answer_endpoints(self, endpoint: str, request_id: int) -> None:
         answer = self.members_answer or (ReplyStatus.OK, json.dumps(self.members.get(endpoint, [])).encode())
         frame = pack_replies(self.life.setdefault(endpoint, 9), [(request_id, int(answer[0]), answer[1])])
         self.core.on_frame(endpoint, frame, self.now)

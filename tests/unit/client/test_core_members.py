@@ -126,6 +126,45 @@ def test_others_than_who_leads_only_add() -> None:
     assert script.next_copy().endpoint == E
 
 
+def test_an_answer_that_was_overtaken_is_old_news() -> None:
+    script = learnt(*OLD)
+    script.held = []
+    read_from(script, B)
+    read_from(script, C)
+    (first, second) = script.held
+    script.members = {B: [A, B], C: [C, D]}
+    script.answer_endpoints(*second)
+    script.answer_endpoints(*first)
+    script.sent()
+    assert script.dropped == [A], "B owed an answer at that time"
+    assert script.core.endpoints == [*OLD, D]
+
+
+def test_who_leads_is_not_dropped_where_the_members_know_it_by_another_address() -> None:
+    """A proxy: what the members say leads nowhere from here."""
+    script = Script(A)
+    script.members[A] = list(NEW)
+    script.down = set(NEW)
+    for _ in range(3):
+        script.get()
+        copy = script.next_copy()
+        assert copy.endpoint == A
+        script.reply(copy, body=ok(None, 1))
+        script.sent(after=ASK_EVERY_SECONDS)
+    assert A not in script.dropped and A in script.core._route.links
+
+
+def test_who_led_once_is_not_believed_after_it_said_that_it_leads_no_more() -> None:
+    script = learnt(*OLD)
+    read_from(script, A)
+    script.members = {endpoint: [endpoint] for endpoint in OLD}
+    script.get()
+    for _ in range(12):
+        script.reply(script.next_copy(), NOT_LEADER)
+    script.sent()
+    assert len(script.asked) > 1 and script.dropped == []
+
+
 def test_a_link_that_owes_an_answer_is_kept_until_it_came() -> None:
     script = learnt(*OLD)
     status = script.submit(requests.status(), timeout=30.0, endpoint=B)
@@ -301,6 +340,8 @@ def test_a_closed_client_asks_nothing() -> None:
     script.core.close(script.now + 0.1, lambda: closed.append(True))
     asked = len(script.asked)
     script.sent(after=60.0)
+    script.now += 60.0
+    script.sent()
     assert closed == [True] and len(script.asked) == asked
     assert script.core.next_wakeup(script.now) is None
 
@@ -325,6 +366,16 @@ def test_a_node_that_was_asked_for_itself_is_no_member_for_that() -> None:
     assert script.core.endpoints == OLD
 
 
+def test_nor_is_it_the_one_that_is_asked_when_no_other_can_be_reached() -> None:
+    script = Script()
+    script.down = set(OLD)
+    script.submit(requests.status(), endpoint=D)
+    script.get()
+    script.sent()
+    script.core.on_writable(D, script.now)
+    assert [copy.kind for copy in script.sent(after=0.1) if copy.endpoint == D] == []
+
+
 def test_a_change_of_members_goes_to_the_leader_and_is_not_repeated() -> None:
     script = Script()
     outcome = script.submit(requests.remove_member("n2"))
@@ -337,9 +388,9 @@ def test_a_change_of_members_goes_to_the_leader_and_is_not_repeated() -> None:
     assert outcome.value == 17
 
     outcome = script.submit(requests.remove_member("n2"), timeout=2.0)
-    script.sent()
-    script.down = set(OLD)
-    assert script.sent(after=2.1) == []
+    assert [copy.endpoint for copy in script.sent()] == [B]
+    script.down = {B}
+    assert script.sent(after=2.1) == [], "no other node is asked"
     assert "may have been applied" in str(outcome.error)
 
     script = Script()
