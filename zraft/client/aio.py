@@ -97,7 +97,7 @@ class AsyncClient:
                 return entries
 
     async def status(self, *, all_members: bool = False, timeout: float | None = None) -> list[dict[str, Any]]:
-        """Ask every known node about itself, all at once. Returns one dict per node, as `Client.status`."""
+        """Ask nodes about themselves, all at once. Returns one dict per node, as `Client.status`."""
         runner = self._running()
         deadline = min(self._deadline(runner, timeout), runner.loop.time() + STATUS_SECONDS)
         return await runner.survey(deadline, all_members)

@@ -78,6 +78,11 @@ class ClientCore:
     # ---- the caller's side ---------------------------------------------------------------------------------------
 
     @property
+    def given_endpoints(self) -> list[str]:
+        """Those that the client was told of at first."""
+        return self._route.given
+
+    @property
     def endpoints(self) -> list[str]:
         """All endpoints known: those given, then those learnt."""
         return self._route.endpoints

@@ -48,7 +48,7 @@ class Route:
         self.target = self.links[endpoints[0]]
         self.hold_until = 0.0
         """Nothing goes to the target before this time."""
-        self._given = tuple(endpoints)
+        self.given = list(endpoints)
         self._known = dict.fromkeys(endpoints)
         self._dropped: set[str] = set()
         self._rng = rng
@@ -108,7 +108,7 @@ class Route:
         link.pinned_hold_until = 0.0
         link.dead_until = 0.0
         link.connected = True
-        known = link.endpoint in self._known or link.endpoint in self._given
+        known = link.endpoint in self._known or link.endpoint in self.given
         if known and self.target.refused_at is not None and not self.target.connected:
             self.target = link
 
@@ -133,7 +133,7 @@ class Route:
         others = self._after(self.target.endpoint)
         alive = [link for link in others if not link.is_dead(now)]
         if not alive or now - self._searching_since >= LAST_RESORT_SECONDS:
-            last_resort = [self.links[endpoint] for endpoint in self._given if endpoint not in self._known]
+            last_resort = [self.links[endpoint] for endpoint in self.given if endpoint not in self._known]
             others += last_resort
             alive += [link for link in last_resort if not link.is_dead(now)]
         for link in alive:
@@ -153,7 +153,7 @@ class Route:
     @property
     def endpoints(self) -> list[str]:
         """Those given, then those learnt."""
-        return list(dict.fromkeys((*self._given, *self._known)))
+        return list(dict.fromkeys((*self.given, *self._known)))
 
     def add_known(self, endpoints: Sequence[str]) -> None:
         """These are members' as well, as far as they are endpoints."""
@@ -174,7 +174,7 @@ class Route:
                 continue
             del self.links[endpoint]
             self._dropped.add(endpoint)
-            if endpoint in self._given:
+            if endpoint in self.given:
                 self.links[endpoint] = Link(endpoint)  # opened again when it is needed
 
     def take_dropped(self) -> set[str]:

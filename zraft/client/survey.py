@@ -34,8 +34,8 @@ STATUS_FIELDS = (
 
 
 class StatusSurvey:
-    """One round of questions to every endpoint that `core` knows and, with `all_members`, to those that the answers
-    name.
+    """One round of questions to every endpoint that `core` was given; with `all_members`, also to those that it has
+    learnt, and to those that the answers name.
 
     `on_done(reports)` gets one dict per node, in the order of the endpoints: what the node said, and the `endpoint`
     that was asked. For an endpoint without an answer the fields are None, and `error` says why.
@@ -52,10 +52,11 @@ class StatusSurvey:
         self._deadline = deadline
         self._all_members = all_members
         self._on_done = on_done
-        self._reports: dict[str, dict[str, Any]] = dict.fromkeys(core.endpoints, {})
+        endpoints = core.endpoints if all_members else core.given_endpoints
+        self._reports: dict[str, dict[str, Any]] = dict.fromkeys(endpoints, {})
         self._missing = len(self._reports)
         self._node_at: dict[str, Any] = {}  # of the endpoints that an answer named
-        for endpoint in list(self._reports):
+        for endpoint in endpoints:
             self._ask(endpoint)
 
     def _ask(self, endpoint: str) -> None:

@@ -110,11 +110,10 @@ class Client:
                 return entries
 
     def status(self, *, all_members: bool = False, timeout: float | None = None) -> list[dict[str, Any]]:
-        """Ask every known node about itself, all at once. Returns one dict per node.
+        """Ask the nodes at the given endpoints about themselves, all at once. Returns one dict per node.
 
-        Known are the endpoints that were given and those learnt since; `all_members`: also those that the nodes name
-        in their answers. A node that does not answer within 1 s (or `timeout`, if shorter) has None in all fields, and
-        an `error`.
+        `all_members`: ask those as well that joined later. A node that does not answer within 1 s (or `timeout`, if
+        shorter) has None in all fields, and an `error`.
         """
         deadline = min(self._deadline(timeout), time.monotonic() + STATUS_SECONDS)
         slot = _Slot()

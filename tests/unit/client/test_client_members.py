@@ -155,6 +155,16 @@ def test_the_leader_is_asked_who_the_members_are_even_if_only_others_are_known(a
             ask([gone.endpoint], lambda client: client.members())
 
 
+def test_one_that_was_learnt_is_not_asked_for_its_status_unasked() -> None:
+    with FakeNode(Store()) as known, FakeNode(Store(), name="n2") as other:
+        known.members = [known.endpoint, other.endpoint]
+        with zraft.Client([known.endpoint]) as client:
+            client.set("k", "1")
+            wait_until(lambda: other.endpoint in client._loop._core.endpoints)
+            assert [one["endpoint"] for one in client.status()] == [known.endpoint]
+            assert len(client.status(all_members=True)) == 2
+
+
 def test_a_member_that_answered_under_another_name_is_not_missing(ask: Callable[..., Any]) -> None:
     """Behind a proxy, the address that the nodes know may lead nowhere from here."""
     with FakeNode(Store()) as node:
