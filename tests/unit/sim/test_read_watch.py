@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zraft.messages import Read, ReadAt
-from zraft.sim.invariants import Violation
+from zraft.sim.violation import Violation
 from zraft.sim.read_watch import ReadWatch
 
 
