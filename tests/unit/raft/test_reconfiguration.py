@@ -14,7 +14,6 @@ from zraft.messages import (
     AppendReply,
     EntryKind,
     Heartbeat,
-    HeartbeatReply,
     Removed,
     RequestVote,
     VoteReply,
@@ -390,37 +389,6 @@ def test_trap_10_acknowledgements_of_a_former_life_do_not_count() -> None:
     cluster.drop = lambda packet: False
     until(cluster, "n1", "n2", "n3")
     assert cluster["n3"].applied == cluster["n1"].applied
-
-
-def test_trap_10_who_missed_that_a_node_was_added_again_catches_up_when_that_node_leads() -> None:
-    """It knows the leader by its former data directory, and answers the present one all the same."""
-    cluster = led(5)
-    cluster.isolate("n5")
-    ask(cluster, remove("n2"))
-    until(cluster, "n1", "n3", "n4", "n5")
-    cluster.join("n2", 222)
-    ask(cluster, add("n2"), {"n2": 222})
-    until(cluster, "n1", "n2", "n3", "n4", "n5")
-    cluster.input(cluster["n1"], lambda raft: raft.transfer_leadership("n2"))
-    cluster.run(100)
-    assert members(cluster["n5"]).stores["n2"] == STORES["n2"]
-    cluster.heal()
-    cluster.run(1_000)
-    assert cluster["n2"].raft.role is Role.LEADER
-    assert members(cluster["n5"]).stores["n2"] == 222
-    assert cluster["n5"].raft.commit_index == cluster["n2"].raft.commit_index
-    assert not cluster["n5"].raft.strangers
-
-
-def test_trap_10_what_was_decided_for_a_former_life_is_not_said_to_the_present_one() -> None:
-    cluster = led()
-    raft = cluster["n3"].raft
-    raft.step("n2", RequestVote(9, 99, 9, False, True), STORES["n2"])
-    raft.step("n2", Heartbeat(9, 0, 0), 222)
-    output = raft.take_output()
-    replies = [*output.messages, *(output.write.replies if output.write else [])]
-    assert [type(message) for _, message in replies] == [HeartbeatReply]
-    assert raft.strangers == {"n2": 222}
 
 
 def test_trap_22_a_member_that_was_wiped_counts_no_more() -> None:
