@@ -181,15 +181,15 @@ class Recovered(NamedTuple):
 class Append(NamedTuple):
     """consensus -> log_writer: make durable, then release. sequence: 1, 2, 3 ... in one life of consensus. hard_state:
     () or (term, voted_for). batches: (first_index, count, term, encoded entries, marked); one that begins at or below
-    the log's end replaces what is there; marked: a CONFIG is among its entries. replies: (peer, encoded peer message),
-    which go to transport only after everything in this and all earlier Appends is durable (trap 7). reset: () or
-    (index, term): before the batches, the log becomes empty and begins after that index. Lost: with the log_writer;
-    consensus sends again what is not durable. Answer: Appended."""
+    the log's end replaces what is there; marked: a CONFIG is among its entries. replies: as in Outbound, which go to
+    transport only after everything in this and all earlier Appends is durable (trap 7). reset: () or (index, term):
+    before the batches, the log becomes empty and begins after that index. Lost: with the log_writer; consensus sends
+    again what is not durable. Answer: Appended."""
 
     sequence: int
     hard_state: tuple[Any, ...]
     batches: tuple[tuple[int, int, int, bytes, bool], ...]
-    replies: tuple[tuple[str, bytes], ...]
+    replies: tuple[tuple[str, int, bytes], ...]
     reset: tuple[int, ...]
 
 
@@ -428,9 +428,10 @@ class SetFaults(NamedTuple):
 
 
 class Outbound(NamedTuple):
-    """consensus, log_writer -> transport: (peer, encoded peer message) ... to send. Lost: as a packet is."""
+    """consensus, log_writer -> transport: (peer, store id of the data directory that it is meant for or 0: the member's
+    of that name, encoded peer message) ... to send. Lost: as a packet is."""
 
-    messages: tuple[tuple[str, bytes], ...]
+    messages: tuple[tuple[str, int, bytes], ...]
 
 
 class Inbound(NamedTuple):

@@ -8,7 +8,7 @@ snapshot); until then this node leads nobody. It starts as a follower, so it nev
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from zraft.bus.actor import Actor, Context
@@ -55,6 +55,7 @@ from zraft.proposals import Proposals
 from zraft.raft import NOTHING, Address, Membership, Output, Raft, Role, SavedSnapshot, Settings, Write
 from zraft.raft.log import MAX_RUN_BYTES
 from zraft.raft.progress import SNAPSHOT_PIECE_BYTES
+from zraft.raft.raft import REPLIES
 from zraft.recovered import durable_from, log_from, unpack_batches
 from zraft.wire import EntriesCache, ReplyStatus, WireError, pack_peer, unpack_peer
 
@@ -405,8 +406,7 @@ class Consensus(Actor):
         if output.write is not None:
             self.send_write(output.write)
         if output.messages:
-            messages = [(peer, pack_peer(message, self.cache)) for peer, message in output.messages]
-            self.context.send("transport", Outbound(tuple(messages)))
+            self.context.send("transport", Outbound(self.packed(output.messages)))
         for reader, first in output.log_reads:
             self.context.send("log_writer", ReadLog(reader, first, MAX_RUN_BYTES))
         for leader, piece in output.snapshot_pieces:
@@ -429,6 +429,18 @@ class Consensus(Actor):
         if output.reads_refused:
             self.refuse([token for token, _ in output.reads_refused])
 
+    def packed(self, messages: Iterable[tuple[str, Any]]) -> tuple[tuple[str, int, bytes], ...]:
+        """As in Outbound: a reply goes to the data directory that has asked, even if it is not the member's."""
+        cache, strangers = self.cache, {} if self.raft is None else self.raft.strangers
+        if not strangers:
+            return tuple([(peer, 0, pack_peer(message, cache)) for peer, message in messages])
+        return tuple(
+            [
+                (peer, strangers.get(peer, 0) if type(message) in REPLIES else 0, pack_peer(message, cache))
+                for peer, message in messages
+            ]
+        )
+
     def send_write(self, write: Write) -> None:
         """Encoded once, the entries serve the disk and every peer."""
         sequence, state, runs, waiting, reset = write
@@ -436,9 +448,9 @@ class Consensus(Actor):
             (first, len(run), run[0].term, self.cache.pack(run), _CONFIG in [entry.kind for entry in run])
             for first, run in runs
         ]
-        replies = [(peer, pack_peer(message, self.cache)) for peer, message in waiting]
+        replies = self.packed(waiting)
         hard_state = (state[0], state[1] or "") if state else ()
-        self.context.send("log_writer", Append(sequence, hard_state, tuple(batches), tuple(replies), reset or ()))
+        self.context.send("log_writer", Append(sequence, hard_state, tuple(batches), replies, reset or ()))
 
     def send_apply(self, first: int, entries: Sequence[Entry]) -> None:
         """With the tokens of those that a client of this node waits for."""

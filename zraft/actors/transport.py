@@ -33,7 +33,7 @@ class Transport(Actor):
         # Links beside those to the peers, by id or (where somebody asks, or is asked, who he is) by address: to answer
         # members that this node has not heard of yet. The oldest goes first.
         self.guests: dict[str, str] = {}
-        self.outbound: dict[str, list[bytes]] = {}
+        self.outbound: dict[tuple[str, int], list[bytes]] = {}  # by (peer, its store id: see Outbound)
         self.inbound: list[tuple[str, int, int, tuple[bytes, ...]]] = []
         self.counts = {"peer_frames_in": 0, "peer_frames_out": 0, "peer_dropped_in": 0, "peer_dropped_out": 0}
         self.refused: set[str] = set()  # reasons that were logged once
@@ -67,8 +67,8 @@ class Transport(Actor):
 
     def on_outbound(self, sender: str, message: Outbound) -> None:
         """Gather by peer; end_batch sends one frame to each."""
-        for peer, body in message.messages:
-            self.outbound.setdefault(peer, []).append(body)
+        for peer, store_id, body in message.messages:
+            self.outbound.setdefault((peer, store_id), []).append(body)
 
     def receive_frames(self, port: str, frames: list[bytes]) -> None:
         """From peers, or from anybody who found the port."""
@@ -159,18 +159,18 @@ class Transport(Actor):
             self.context.send("consensus", Inbound(inbound))
         if self.outbound:
             outbound, self.outbound = self.outbound, {}
-            for peer, bodies in outbound.items():
+            for (peer, store_id), bodies in outbound.items():
                 self.context.boundary()
-                self.send(peer, bodies)
+                self.send(peer, store_id, bodies)
 
-    def send(self, peer: str, bodies: list[bytes]) -> None:
-        """A frame of all bodies; of each alone where together they could be too large."""
+    def send(self, peer: str, store_id: int, bodies: list[bytes]) -> None:
+        """A frame of all bodies; of each alone where together they could be too large. store_id: see Outbound."""
         if len(bodies) > 1 and sum(map(len, bodies)) > 1_000_000:
             for body in bodies:
-                self.send(peer, [body])
+                self.send(peer, store_id, [body])
             return
         identity = self.identity
-        _, store_id = identity.peers.get(peer, ("", 0))
+        store_id = store_id or identity.peers.get(peer, ("", 0))[1]
         frame = PeerFrame(
             identity.cluster_id, self.node, identity.store_id, self.own.peer, peer, store_id, tuple(bodies)
         )

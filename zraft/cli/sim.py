@@ -21,7 +21,8 @@ PROGRAM = "zraft-sim"
 SHOWN_LINES = 60
 EFFECTS = (
     *FAULTS, "actor-deaths", "lost-frames", "doubled-frames", "reordered-frames", "cut-frames", "held-frames",
-    "torn-or-lost-writes", "snapshots-local", "snapshots-received",
+    "torn-or-lost-writes", "snapshots-local", "snapshots-received", "joiners-wiped", "learners-added", "voters-added",
+    "voters-removed", "changes-joint", "changes-cancelled", "changes-refused", "majority-lost",
 )  # fmt: skip
 """What the summary counts: faults that took effect, what they did to frames and writes, and snapshots."""
 

@@ -22,7 +22,7 @@ class ChangeRefused(ZraftError):
 
 class Change(NamedTuple):
     """What was asked for: these voters and learners, of whom `joining` are not members yet. cancels: it ends another
-    change, which waits for a learner to catch up."""
+    change, which waits for a learner to catch up, or for voters to answer."""
 
     voters: tuple[str, ...]
     learners: tuple[str, ...]
@@ -100,7 +100,9 @@ def _set(members: Membership, wanted: list[str], nodes: Addresses) -> Change:
     known = [node for node in nodes if node in members.members]
     if known:
         raise ChangeRefused(f"{_listed(known)} cannot get other addresses: remove and add again")
-    return Change(voters, tuple(node for node in members.learners if node not in voters), nodes)
+    learners = tuple(node for node in members.learners if node not in voters)
+    cancels = bool(members.target) and not members.outgoing and set(voters) == set(members.voters)
+    return Change(voters, learners, nodes, cancels)
 
 
 def first_step(members: Membership, change: Change, stores: Mapping[str, int]) -> Membership:
@@ -112,8 +114,8 @@ def first_step(members: Membership, change: Change, stores: Mapping[str, int]) -
         raise ChangeRefused("no voting member would be left")
     if members.is_changing and not change.cancels:
         raise ChangeRefused(
-            f"another change is under way, to {_listed(members.target)}: wait for it, or remove the nodes that do not "
-            "catch up"
+            f"another change is under way, to {_listed(members.target)}: wait for it, remove the nodes that do not "
+            "catch up, or set the present voters"
         )
     everybody = {**members.members, **change.joining}
     _check_addresses(everybody)

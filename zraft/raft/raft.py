@@ -105,6 +105,8 @@ class Raft(Reconfiguration):
         membership = self.membership
         if kind in REPLIES and not (sender in membership.members and membership.is_store(sender, store_id)):
             return  # trap 10
+        if kind not in REPLIES and store_id:
+            self.hear_store(sender, store_id)
         if self.fresh and self.id in membership.voters:
             if sender not in membership.voters:
                 return

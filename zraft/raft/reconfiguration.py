@@ -5,7 +5,7 @@ The leader takes every step when the one before has committed; so does its succe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from zraft.messages import EntryKind, Removed, RequestVote
@@ -13,6 +13,7 @@ from zraft.raft.change import Change, ChangeRefused, first_step, next_step
 from zraft.raft.election import Elections
 from zraft.raft.membership import Membership
 from zraft.raft.progress import Progress
+from zraft.raft.quorum import is_quorum
 from zraft.raft.state import Role
 
 
@@ -40,7 +41,24 @@ class Reconfiguration(Elections):
         refusal = self.why_no_change()
         if refusal:
             raise ChangeRefused(refusal)
-        return self.append_config(first_step(self.membership, change, stores))
+        step = first_step(self.membership, change, stores)
+        silent = self.too_many_silent(step.target, change.joining)
+        if silent:
+            raise ChangeRefused(
+                f"of the voters {', '.join(step.target)} too few would be at work: {', '.join(silent)} do not answer "
+                "now, and the cluster could decide nothing any more. Start them first, or change to others"
+            )
+        return self.append_config(step)
+
+    def too_many_silent(self, voters: Collection[str], joining: Collection[str] = ()) -> list[str]:
+        """Which of these voters the leader does not hear from, if the others are no majority; else none. joining: who
+        just said who they are. To change to such a set would be the last that the cluster decides."""
+        oldest = self.now_ms - self.settings.election_timeout_ms[1]
+        answer = {self.id, *joining}
+        for peer, progress in self.progress.items():
+            if progress.match_index and progress.last_contact_ms >= oldest:
+                answer.add(peer)
+        return [] if is_quorum(voters, answer) or not voters else [node for node in voters if node not in answer]
 
     def maybe_change_members(self) -> None:
         """The next step of a change, once the last one has committed; and once this leader is out, its end."""
@@ -54,8 +72,9 @@ class Reconfiguration(Elections):
             self.transfer_leadership("")
             return
         step = next_step(self.membership, self.close_learners())
-        if step is not None:
-            self.append_config(step)
+        if step is None or (step.outgoing and self.too_many_silent(step.voters)):
+            return
+        self.append_config(step)
 
     def close_learners(self) -> set[str]:
         """Who has caught up so far that its vote would hold nothing up (trap 26)."""

@@ -139,6 +139,7 @@ class State:
         self.now_ms = 0
         self.election_deadline_ms = 0
         self.last_leader_contact_ms: int | None = None
+        self.strangers: dict[str, int] = {}  # peers that ask from another data directory than the member's: see there
         self.mistaken: set[str] = set()  # peers that know this node by another data directory
         self.removed_at = 0  # the entry that removed this node, as a member told it, which had committed it
         self.disk_full = False
@@ -271,6 +272,21 @@ class State:
     def send_when_durable(self, peer: str, message: Any) -> None:
         """Say something that depends on all that was decided so far being durable."""
         self._replies.append((peer, message))
+
+    def hear_store(self, peer: str, store_id: int) -> None:
+        """A peer asks something, from this data directory: its replies go there. It may be one that no entry here names
+        yet, of a node that was removed, wiped and added again, and drops what is meant for its former life. Replies to
+        that life which have not left yet are dropped here."""
+        known = self.membership.stores.get(peer, 0)
+        stranger = store_id if known and store_id != known else 0
+        if stranger == self.strangers.get(peer, 0):
+            return
+        self.output.messages = [each for each in self.output.messages if each[0] != peer]
+        self._replies = [each for each in self._replies if each[0] != peer]
+        if stranger:
+            self.strangers[peer] = stranger
+        else:
+            del self.strangers[peer]
 
     # --- changing term, vote, role
 

@@ -1,5 +1,7 @@
 """Invariants of availability, which must hold while faults go on and not only after them (traps 11, 12, 13).
 
+A majority is one of the configuration that a node goes by itself, in a joint one of either set.
+
 They bound how long a wrong state may last, so each is judged only where nothing else disturbed the nodes it speaks of.
 """
 
@@ -7,10 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zraft.raft import Raft, Role
-from zraft.sim.invariants import Violation
+from zraft.raft import Membership, Raft, Role
+from zraft.sim.configurations import decide
 from zraft.sim.network import LONG_DELAY
 from zraft.sim.options import MAX_LAG_US
+from zraft.sim.violation import Violation
 
 if TYPE_CHECKING:
     from zraft.sim.cluster import Cluster
@@ -30,10 +33,14 @@ LONG_WRITE_US = 50_000
 class Watch:
     """Since when, in virtual microseconds, something has been so without a break; None: it is not."""
 
-    __slots__ = ("cut_off_us", "disturbed_us", "is_full", "raised", "stalled_us", "term", "writes_us")
+    __slots__ = (
+        "cut_off_us", "disturbed_us", "is_full", "members", "out_us", "raised", "stalled_us", "term", "writes_us"
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.cut_off_us: int | None = None  # it cannot exchange a frame with any majority
+        self.members: Membership | None = None  # that it went by then
+        self.out_us: int | None = None  # it leads, and knows that it is no member any more
         self.stalled_us: int | None = None  # its disk answers nothing, or is full
         self.writes_us: int | None = None  # its consensus waits for a write
         self.is_full = False  # its disk takes nothing, rather than to keep everybody waiting
@@ -53,10 +60,15 @@ class Availability:
         on_their_way_us += MAX_LAG_US if "lag" in cluster.options.faults else 0
         self._cut_off_limit_us = 3 * timeout_ms * 1000 + 200_000 + on_their_way_us
         self._stall_limit_us = 2 * cluster.settings.disk_stall_ms * 1000 + 300_000
+        self._out_limit_us = 4 * timeout_ms * 1000 + 200_000
         options = cluster.options
         self._is_network_well = options.delay_us[1] <= WELL_DELAY_US and options.actor_delay_us <= WELL_DELAY_US
         self._leader = ("", 0)  # who is well, with a majority that is, and its term
         self._well_since_us: dict[str, int] = {}  # since when who is well, and the link between it and the leader
+
+    def add(self, name: str) -> None:
+        """There is one more node."""
+        self._watches[name] = Watch()
 
     def disturbed(self, name: str) -> None:
         """This node's process did not run as it should: it is owed time."""
@@ -73,14 +85,7 @@ class Availability:
             process = cluster.machines[name].process
             if process is not None and process.is_paused():
                 self.disturbed(name)
-            reached = 1
-            for other in cluster.names:
-                if other != name and not cluster.network.is_cut(name, other):
-                    reached += cluster.machines[other].process is not None
-            if 2 * reached > len(cluster.names):
-                watch.cut_off_us = watch.term = None
-            elif watch.cut_off_us is None:
-                watch.cut_off_us = now_us
+            self._look_at_links(name, watch, now_us)
             disk = cluster.machines[name].disk
             watch.is_full = disk.full_until_us > now_us and disk.full_for_overwrites
             if not watch.is_full and disk.stalled_until_us <= now_us:
@@ -88,6 +93,23 @@ class Availability:
             elif watch.stalled_us is None:
                 watch.stalled_us = now_us
         self._look_at_leader()
+
+    def _look_at_links(self, name: str, watch: Watch, now_us: int) -> None:
+        cluster, raft = self._cluster, raft_of(self._cluster.machines[name])
+        if raft is not None and raft.membership is not watch.members:
+            watch.members = raft.membership
+            watch.cut_off_us = watch.term = None
+        if watch.members is None:
+            return
+        reached = {name}
+        for other in watch.members.electorate:
+            machine = cluster.machines.get(other)
+            if machine is not None and machine.process is not None and not cluster.network.is_cut(name, other):
+                reached.add(other)
+        if decide(watch.members, reached):
+            watch.cut_off_us = watch.term = None
+        elif watch.cut_off_us is None:
+            watch.cut_off_us = now_us
 
     # --- one machine
 
@@ -98,7 +120,13 @@ class Availability:
             watch.writes_us = None
         elif watch.writes_us is None:
             watch.writes_us = self._cluster.scheduler.now_us
-        if watch.cut_off_us is None and watch.stalled_us is None and not (leader and raft.current_term > term):
+        is_out = raft.role is Role.LEADER and not raft.is_voter and raft.commit_index >= raft.config_index
+        if not is_out:
+            watch.out_us = None
+        elif watch.out_us is None:
+            watch.out_us = self._cluster.scheduler.now_us
+        calm = watch.cut_off_us is None and watch.stalled_us is None and not is_out
+        if calm and not (leader and raft.current_term > term):
             return
         violation = self._judge(machine, raft)
         if violation is not None:
@@ -120,10 +148,14 @@ class Availability:
             quiet_us = now_us - max(watch.stalled_us, watch.disturbed_us, led_us, answered_us)
             if quiet_us > self._stall_limit_us:
                 return Violation("a leader's disk works", f"{machine.name} leads, its disk stalled for {quiet_us} us")
+        if watch.out_us is not None:
+            quiet_us = now_us - max(watch.out_us, watch.disturbed_us)
+            if quiet_us > self._out_limit_us:
+                return Violation("who was removed leads no more", f"{machine.name} leads on for {quiet_us} us")
         leader, term = self._leader
         if leader and raft.current_term > term:
             settled = [name for name, us in self._well_since_us.items() if now_us - us > UNDISTURBED_US]
-            if 2 * len(settled) > len(self._cluster.names):
+            if self._is_majority_of(leader, settled):
                 return Violation(
                     "a leader that reaches a quorum stays",
                     f"{machine.name} is in term {raft.current_term}; {leader} leads {term}, undisturbed with {settled}",
@@ -157,11 +189,16 @@ class Availability:
 
     # --- the leader and its majority
 
+    def _is_majority_of(self, leader: str, names: list[str]) -> bool:
+        """Of those that the leader goes by, itself among them."""
+        raft = raft_of(self._cluster.machines[leader])
+        return raft is not None and leader in raft.membership.voters and decide(raft.membership, names)
+
     def _look_at_leader(self) -> None:
         """Go on trusting the leader, or begin with another."""
         leader, _ = self._leader
         well = self._well_with(leader) if leader else []
-        if 2 * len(well) > len(self._cluster.names):
+        if well and self._is_majority_of(leader, well):
             now_us = self._cluster.scheduler.now_us
             self._well_since_us = {name: self._well_since_us.get(name, now_us) for name in well}
             return
@@ -175,7 +212,7 @@ class Availability:
         if best is None or best.role is not Role.LEADER or max(terms) > best.current_term:
             return
         well = self._well_with(best.id)
-        if 2 * len(well) > len(self._cluster.names):
+        if self._is_majority_of(best.id, well):
             self._leader = (best.id, best.current_term)
             self._well_since_us = dict.fromkeys(well, self._cluster.scheduler.now_us)
 

@@ -34,7 +34,7 @@ class SimClient:
         self._options = cluster.options
         self._reads = self._rng.choice(cluster.options.read_parts)
         self._node_at = cluster.node_at
-        endpoints = list(cluster.node_at)
+        endpoints = [cluster.endpoint_of[name] for name in cluster.names]
         self._rng.shuffle(endpoints)
         self._core = ClientCore(endpoints, self._rng)
         self._inbox: deque[tuple[str, bytes]] = deque()

@@ -15,19 +15,21 @@ from zraft.actors.frontend import Frontend
 from zraft.actors.log_writer import LogWriter
 from zraft.actors.snapshot_writer import SnapshotWriter
 from zraft.actors.transport import Transport
-from zraft.raft import Address, Membership, Settings
-from zraft.sim.availability import Availability
+from zraft.raft import Address, Membership, Role, Settings
+from zraft.sim.availability import Availability, raft_of
 from zraft.sim.clients import SimClient
 from zraft.sim.disk import SimDisk
 from zraft.sim.durable import WatchedLog, WatchedSnapshots, terms_of
 from zraft.sim.faults import Faults
-from zraft.sim.invariants import Invariants, Violation
+from zraft.sim.invariants import Invariants
 from zraft.sim.network import Network
 from zraft.sim.node import Machine, Process
+from zraft.sim.operators import OPERATORS, Operator
 from zraft.sim.options import Options
 from zraft.sim.scheduler import Scheduler
 from zraft.sim.slot import Port
 from zraft.sim.transcript import Trace
+from zraft.sim.violation import Violation
 from zraft.storage import HardState, SnapshotStore, WriteAheadLog
 from zraft.storage.boundary import BoundaryDisk
 
@@ -35,6 +37,8 @@ ACTORS = ("log_writer", "snapshot_writer", "applier", "election_timer", "transpo
 PEER_INBOX = 100  # frames; TCP holds back the rest until it loses its patience
 CLIENT_INBOX = 200
 SLICE_US = 50_000
+CHANGE_US = 2_000_000  # so long a change of members may take after the faults, before an operator gives it up
+CANCEL_US = 1_000_000
 
 
 class LogOpener:
@@ -61,6 +65,8 @@ class LogOpener:
         now_us = cluster.scheduler.now_us
         hard_state = log.hard_state or HardState(0, None)
         holding = cluster.invariants.holdings[machine.name]
+        if machine.name not in cluster.invariants.damaged:
+            holding.store_id = log.store_id
         cluster.invariants.on_found(machine, terms_of(log, holding), hard_state, machine.disk.now_us, now_us)
         log.watch(holding, machine.disk)
         self._log = log
@@ -108,21 +114,39 @@ class Cluster:
         self.counts: Counter[str] = Counter()
         self.actor_rng = Random(f"actors {seed}")
         self.disk_rng = Random(f"disks {seed}")
-        self.names = [f"n{number}" for number in range(1, options.nodes + 1)]
-        self.endpoint_of = {name: f"tcp://127.0.0.1:71{name[1:]:0>2}" for name in self.names}
-        self.node_at = {endpoint: name for name, endpoint in self.endpoint_of.items()}
-        self.members = {name: Address(self.endpoint_of[name], f"peer of {name}") for name in self.names}
+        self.names: list[str] = []  # of the machines that there are
+        founders = [f"n{number}" for number in range(1, options.nodes + 1)]
+        possible = [*founders, *(f"n{options.nodes + number}" for number in range(1, options.spares + 1))]
+        self.addresses = {
+            name: Address(f"tcp://127.0.0.1:71{name[1:]:0>2}", f"tcp://127.0.0.1:72{name[1:]:0>2}") for name in possible
+        }
+        self.founding = Membership(0, {name: self.addresses[name] for name in founders})
+        self.endpoint_of = {name: at.client for name, at in self.addresses.items()}
+        self.node_at = {at.client: name for name, at in self.addresses.items()}
+        self._peer_at = {at.peer: name for name, at in self.addresses.items()}
         self.settings = Settings(options.election_timeout_ms, options.heartbeat_ms, options.snapshot_keep)
-        self.invariants = Invariants(self.names)
+        self.invariants = Invariants(self.founding, self.counts)
         self.network = Network(self, options, Random(f"network {seed}"), self.counts)
-        self.machines = {name: self._make_machine(name) for name in self.names}
+        self.machines: dict[str, Machine] = {}
         self.clients: dict[str, SimClient] = {}
-        self.faults = Faults(self, Random(f"faults {seed}"))
         self.availability = Availability(self)
+        for name in founders:
+            self.add_machine(name, joins=False)
+        self.operators = {name: Operator(self, name) for name in OPERATORS}
+        self.faults = Faults(self, Random(f"faults {seed}"))
 
-    def _make_machine(self, name: str) -> Machine:
+    def add_machine(self, name: str, joins: bool) -> Machine:
+        """One more, switched off."""
         disk = SimDisk(self.scheduler, Random(f"disk {self.seed} {name}"), self.options.sync_us, self.counts)
-        return Machine(self, name, disk)
+        self.names.append(name)
+        machine = self.machines[name] = Machine(self, name, disk, joins)
+        self.invariants.add(name)
+        self.availability.add(name)
+        return machine
+
+    def asker(self, name: str) -> SimClient | Operator:
+        """Who is connected to frontends by that name."""
+        return self.operators.get(name) or self.clients[name]
 
     # --- what machines ask
 
@@ -130,7 +154,9 @@ class Cluster:
         self, machine: Machine, process: Process
     ) -> Iterator[tuple[str, Callable[[Any], Any], dict[str, Port]]]:
         """(name, factory, ports) in the order of their start, as node.Node puts them together."""
-        name, founding = machine.name, Membership(0, self.members)
+        name, own = machine.name, self.addresses[machine.name]
+        founding = Membership(0, {}) if machine.joins else self.founding
+        overrides = {name: own} if machine.joins else self.founding.voters
         opener, snapshots = LogOpener(self, machine), SnapshotsOpener(self, machine)
         policy = EagerPolicy(self.options.snapshot_entries)
         peers = {"peers": Port(partial(self._from_transport, name), PEER_INBOX)}
@@ -139,19 +165,21 @@ class Cluster:
         yield "snapshot_writer", lambda c: SnapshotWriter(c, lambda: snapshots.open(c.boundary)), {}
         yield "applier", lambda c: Applier(c, policy), {}
         yield "election_timer", ElectionTimer, {}
-        yield "transport", lambda c: Transport(c, name, self.members[name]), peers
-        yield "consensus", lambda c: Consensus(c, name, founding, self.members, self.settings), {}
+        yield "transport", lambda c: Transport(c, name, own), peers
+        yield "consensus", lambda c: Consensus(c, name, founding, overrides, self.settings), {}
         yield "frontend", lambda c: Frontend(c, name, ACTORS, None, {}), clients
 
     def kill_at_birth(self, machine: Machine, actor: str) -> int | None:
         """At which boundary the life that begins shall end; None: it shall not."""
         return self.faults.kill_at_birth(machine, actor)
 
-    def _from_transport(self, sender: str, receiver: str, frame: bytes) -> bool:
-        self.invariants.on_frame(sender, receiver, frame, self.scheduler.now_us)
+    def _from_transport(self, sender: str, to: str, frame: bytes) -> bool:
         process = self.machines[sender].process
-        if process is None or receiver not in process.slots["transport"].ports["peers"].peers:
+        peers = {} if process is None else process.slots["transport"].ports["peers"].peers
+        receiver = self._peer_at.get(peers.get(to, ""), "")
+        if receiver not in self.machines:
             return False
+        self.invariants.on_frame(sender, receiver, frame, self.scheduler.now_us)
         return self.network.send_peer(sender, receiver, frame)
 
     def _from_frontend(self, sender: str, connection: bytes, frame: bytes) -> bool:
@@ -219,8 +247,13 @@ class Cluster:
         self._calm()
 
     def _calm(self) -> None:
-        """Without faults the cluster must elect, commit and converge, and every client must be served."""
+        """Without faults the cluster must elect, commit and converge, and every client must be served. A change of
+        members that is under way comes to its end, or can be given up."""
         self.trace.event(self.scheduler.now_us, "calm begins")
+        if self.faults.is_majority_lost():
+            self.counts["majority-lost"] += 1
+            self.trace.event(self.scheduler.now_us, "no majority is whole: nothing can be expected")
+            return
         deadline_us = self.scheduler.now_us + self.options.calm_ms * 1000
         before = {name: client.acknowledged for name, client in self.clients.items()}
         while not all(client.acknowledged > before[name] for name, client in self.clients.items()):
@@ -229,6 +262,12 @@ class Cluster:
             client.stop()
         while any(client.open_operations for client in self.clients.values()):
             self._wait("every call ends", deadline_us)
+        cancel_us = self.scheduler.now_us + CHANGE_US
+        while self._is_changing():
+            if self.scheduler.now_us >= cancel_us:
+                self.faults.cancel_change()
+                cancel_us += CANCEL_US
+            self._wait("a change of members ends", deadline_us)
         while not self._is_converged():
             self._wait("all nodes converge", deadline_us)
         self.trace.event(self.scheduler.now_us, f"converged at {len(self.invariants.committed)} entries")
@@ -239,10 +278,20 @@ class Cluster:
         self.scheduler.run_until(self.scheduler.now_us + SLICE_US)
         self.availability.look()
 
+    def _is_changing(self) -> bool:
+        """Whether the leader's configuration is not the last of a change, or there is no leader."""
+        rafts = [raft for raft in map(raft_of, self.machines.values()) if raft is not None]
+        leader = max(rafts, key=lambda raft: (raft.role is Role.LEADER, raft.current_term), default=None)
+        if leader is None or leader.role is not Role.LEADER or not leader.is_voter:
+            return True
+        return leader.membership.is_changing or leader.config_index > leader.commit_index
+
     def _is_converged(self) -> bool:
         states = set()
-        for machine in self.machines.values():
-            if machine.given_up:
+        members = self.invariants.configurations.newest
+        for name in members.members:
+            machine = self.machines[name]
+            if machine.given_up or members.stores[name] != self.invariants.holdings[name].store_id:
                 continue
             applier = None if machine.process is None else machine.process.actor("applier")
             if applier is None:
@@ -265,7 +314,7 @@ class Cluster:
                 continue
             applied = None if applier is None else applier.machine.last_applied
             texts.append(
-                f"{name} {raft.role.value} term {raft.current_term} commit {raft.commit_index} "
+                f"{name} {raft.standing} term {raft.current_term} commit {raft.commit_index} "
                 f"durable {raft.log.durable_index} last {raft.log.last_index} applied {applied}"
             )
         return "; ".join(texts)

@@ -26,6 +26,7 @@ class Holding:
 
     def __init__(self, committed: list[Entry]) -> None:
         self.committed = committed
+        self.store_id = 0  # of the data directory; 0: it was never opened
         self.terms: list[int] = []
         self.hard_state = HardState(0, None)
         self.snapshot_index = 0

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
-from zraft.sim.invariants import Violation
-from zraft.sim.link_faults import LinkFaults, both_ways
+from zraft.sim.link_faults import both_ways
+from zraft.sim.member_faults import MemberFaults
+from zraft.sim.operators import OPERATORS
 from zraft.sim.options import FAULTS
+from zraft.sim.violation import Violation
 from zraft.wire import RequestKind, pack_requests
 
 if TYPE_CHECKING:
@@ -25,12 +27,13 @@ SEEK_US = 1_000
 SEEK_FOR_US = 400_000
 COUNTED_LATER = (  # when they take effect
     "stalled-disk", "slow-disk", "full-disk", "failing-sync", "kill-in-write", "crash-in-snapshot", "cut-with-tail",
+    "rejoin", "crash-in-change",
 )  # fmt: skip
 DAMAGE = ("corrupt", "version", "what lies between was damaged")  # why a damaged node does not start
 KILLABLE = ("frontend", "transport", "consensus", "log_writer", "snapshot_writer", "applier", "election_timer")
 
 
-class Faults(LinkFaults):
+class Faults(MemberFaults):
     """`begin` starts the nodes and the schedule; `end` takes all faults back."""
 
     def __init__(self, cluster: Cluster, rng: Random) -> None:
@@ -40,7 +43,7 @@ class Faults(LinkFaults):
         self._actions: dict[str, Callable[[Machine], str]] = {
             kind: getattr(self, "_" + kind.replace("-", "_")) for kind in FAULTS
         }
-        self._losable = (cluster.options.nodes - 1) // 2
+        self._wiped_founders: set[str] = set()
 
     # --- the schedule
 
@@ -103,7 +106,7 @@ class Faults(LinkFaults):
     def on_process_ended(self, machine: Machine, status: int, reason: str) -> None:
         """Ends that follow from a fault are right; an operator starts the node again, where that is any use."""
         invariants = self._cluster.invariants
-        if status and machine.name in invariants.lost and "data was lost" in reason:
+        if status and not machine.joins and "data was lost" in reason and machine.name in self._wiped_founders:
             machine.given_up = reason
             return
         if status and machine.name in invariants.damaged and any(text in reason for text in DAMAGE):
@@ -148,7 +151,7 @@ class Faults(LinkFaults):
         self._cluster.availability.unsettle()
         target = self._rng.choice(["", *self._cluster.names])
         frame = pack_requests([(0, int(RequestKind.TRANSFER), target.encode())])
-        self._cluster.hand_in(machine.name, "frontend", "clients", (b"c1", frame))
+        self._cluster.hand_in(machine.name, "frontend", "clients", (OPERATORS[0].encode(), frame))
         return f"{machine.name} is asked to hand over to {target or 'anybody'}"
 
     # --- actors
@@ -314,10 +317,11 @@ class Faults(LinkFaults):
             disk.failing_syncs = disk.full_until_us = disk.stalled_until_us = 0
 
     def _may_lose(self, machine: Machine) -> bool:
-        """Not before the first election, which needs everybody (trap 22)."""
-        invariants = self._cluster.invariants
-        lost = invariants.lost | invariants.damaged | {machine.name}
-        return self._rng.random() < 0.4 and bool(invariants.committed) and len(lost) <= self._losable
+        """Not before the first election, which needs everybody (trap 22), and nobody without whom there could be no
+        majority, now or after a change that is under way. Who is no member may lose anything."""
+        if self._rng.random() >= 0.4 or not self._cluster.invariants.committed or self._members_may_change():
+            return False
+        return self.stays_electable(self._configurations.newest, but=machine.name)
 
     def _bit_flip(self, machine: Machine) -> str:
         if machine.process is None or not self._may_lose(machine):
@@ -352,6 +356,14 @@ class Faults(LinkFaults):
             return ""
         machine.crash(power=True)
         machine.disk.wipe()
-        self._cluster.invariants.on_wiped(machine.name)
+        invariants = self._cluster.invariants
+        invariants.on_wiped(machine.name, self._scheduler.now_us)
+        if machine.name in self._configurations.newest.members:
+            invariants.lost.add(machine.name)
+        # Its config may still say that it founds the cluster: not that of all founders, who would found another one.
+        founds = not machine.joins and 2 * (len(self._wiped_founders) + 1) < self._cluster.options.nodes
+        machine.joins = not founds or self._rng.random() < 0.5
+        if not machine.joins:
+            self._wiped_founders.add(machine.name)
         self._later(self._start, machine, *DOWN_US)
-        return machine.name
+        return f"{machine.name}{', which waits to be added' if machine.joins else ''}"

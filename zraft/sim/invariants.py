@@ -1,19 +1,33 @@
 """What must hold at every step (paper, figure 3), checked by one who sees all nodes and all disks at once.
 
-Every check is incremental: it looks at what has changed since it last looked at that node. A violation is a
-BaseException, so that no actor's guard takes it for a death of that actor.
+Every check is incremental: it looks at what has changed since it last looked at that node. Who is a member, and what
+that demands, `configurations` knows.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from zraft.messages import AppendEntries, AppendReply, Entry, Heartbeat, RequestVote, VoteReply
-from zraft.raft import Raft, Role
+from zraft.messages import (
+    AppendEntries,
+    AppendReply,
+    Entry,
+    EntryKind,
+    Heartbeat,
+    IAm,
+    Removed,
+    RequestVote,
+    VoteReply,
+    WhoAreYou,
+)
+from zraft.raft import Membership, Raft, Role
+from zraft.sim.configurations import Configurations, decide
 from zraft.sim.durable import Holding
 from zraft.sim.reference import Reference
+from zraft.sim.violation import Violation
 from zraft.wire import peek_bodies, peek_peer
 
 if TYPE_CHECKING:
@@ -23,12 +37,8 @@ if TYPE_CHECKING:
 peek = lru_cache(maxsize=1024)(peek_peer)  # every follower is sent the same
 
 
-class Violation(BaseException):
-    """An invariant does not hold. `invariant`: its short name."""
-
-    def __init__(self, invariant: str, what: str) -> None:
-        super().__init__(f"{invariant}: {what}")
-        self.invariant = invariant
+_CONFIG = int(EntryKind.CONFIG)
+_OF_NO_TERM = (Removed, WhoAreYou, IAm)
 
 
 class Seen:
@@ -44,28 +54,34 @@ class Seen:
         self.current_term = 0
         self.durable_index = 0
         self.led_term = 0  # the term in which it was the leader then
+        self.snapshot_index = 0
+        self.config: tuple[int, Membership | None] = (0, None)  # the latest in its log, and where
+        self.membership: Membership | None = None  # in force, as it says
 
 
 class Invariants:
     """`committed`: every entry that was ever known to be committed, in order."""
 
-    def __init__(self, names: list[str]) -> None:
-        self.lost: set[str] = set()  # nodes whose disk was wiped or refused: what they held counts as held
-        self.wiped: set[str] = set()
+    def __init__(self, founding: Membership, counts: Counter[str]) -> None:
+        self.lost: set[str] = set()  # nodes whose disk was wiped or refused
         self.damaged: set[str] = set()  # nodes in whose log a bit was flipped, or in its only snapshot
         self.flipped: set[str] = set()  # nodes in whose newest snapshot a bit was flipped; there is an older one
         self.committed: list[Entry] = []
-        self.holdings = {name: Holding(self.committed) for name in names}
+        self.holdings: dict[str, Holding] = {}
+        self.configurations = Configurations(founding, self.committed, self.holdings, counts)
         self.committed_in: list[int] = []  # in which term each was first known to be
         self.leader_of: dict[int, str] = {}
         self.reference = Reference()
-        self._names = names
         self._entries: dict[tuple[int, int], tuple[Entry, int]] = {}  # (index, term) -> (entry, term of the one before)
         self._leader_runs: dict[int, tuple[list[int], list[int], int]] = {}  # term -> its leader's log at its election
-        self._votes: dict[tuple[str, int], str] = {}
+        self._votes: dict[tuple[str, int, int], str] = {}  # (node, its store id, term) -> for whom
         self._hash_at: dict[int, str] = {}
         self._applied: dict[str, tuple[Any, int]] = {}  # node -> its state machine, and the index when last looked at
         self._seen: dict[str, Seen] = {}
+
+    def add(self, name: str) -> None:
+        """There is such a machine, and nothing on its disk."""
+        self.holdings[name] = Holding(self.committed)
 
     # --- consensus
 
@@ -78,12 +94,12 @@ class Invariants:
         log = raft.log
         state = (
             raft.applying_index, raft.commit_index, raft.current_term, raft.role, log.last_index, log._run_term[-1],
-            log.durable_index, log._run_first[0], raft.snapshot,
+            log.durable_index, log._run_first[0], raft.snapshot, raft.config_index,
         )  # fmt: skip
         if state == seen.state:
             return
         seen.state = state
-        applying, commit, term, role, last, last_term, durable, base, snapshot = state
+        applying, commit, term, role, last, last_term, durable, base, snapshot, _ = state
         if applying > raft.applied_index and (applying > commit or applying > durable):
             raise Violation(
                 "applied <= committed and durable",
@@ -91,9 +107,8 @@ class Invariants:
             )
         if commit > last:
             raise Violation("committed <= last", f"{name}: {commit} > {last}")
-        if term < seen.current_term:
-            raise Violation("term goes back", f"{name}: {term} < {seen.current_term}")
-        seen.current_term = term
+        if term != seen.current_term:
+            self._on_term(name, raft, seen)
         if not base <= snapshot.index <= commit:
             raise Violation(
                 "compacted <= snapshot <= committed",
@@ -101,14 +116,47 @@ class Invariants:
             )
         if (last, last_term) != seen.last or base != seen.base_index:
             self._log_matching(name, raft, seen)
+            if role is Role.LEADER:
+                self.configurations.on_leader_log(name, last, now_us)
         if durable != seen.durable_index:
             self._believed_durable(name, raft, seen, now_us)
         leads = role is Role.LEADER
         if leads and self.leader_of.get(term) != name:
-            self._election_safety(name, raft, now_us)
+            self._election_safety(name, raft, seen, now_us)
+        before, seen.config = seen.config, self.configurations.in_force(seen.terms)
         if commit != seen.commit_index:
-            self._state_machine_safety(name, raft, seen, now_us)
+            self._state_machine_safety(name, raft, seen, before, now_us)
+        self._members(name, raft, seen, before, now_us)
         seen.led_term = term if leads else 0
+
+    def _on_term(self, name: str, raft: Raft, seen: Seen) -> None:
+        if raft.current_term < seen.current_term:
+            raise Violation("term goes back", f"{name}: {raft.current_term} < {seen.current_term}")
+        if seen.current_term and raft.voted_for == name and not raft.transfer_election:
+            self.configurations.on_raised(name, raft)
+        seen.current_term = raft.current_term
+
+    def _members(self, name: str, raft: Raft, seen: Seen, before: tuple[int, Membership | None], now_us: int) -> None:
+        """In force is the latest configuration in the log, committed or not (traps 3, 4)."""
+        index, config = seen.config
+        if seen.config is not before and seen.config != before or raft.membership is not seen.membership:
+            if config is not None and raft.membership != config:
+                raise Violation(
+                    "the latest configuration in the log is in force",
+                    f"{name} goes by {raft.membership.describe()}; its log says at {index}: {config.describe()}",
+                )
+            seen.membership = raft.membership
+        if raft.role is Role.LEADER and index > before[0] and seen.terms[index - 1] == raft.current_term:
+            self.configurations.on_change(name, raft, seen.terms, index, len(self.committed), now_us)
+        snapshot = raft.snapshot
+        if snapshot.index != seen.snapshot_index:
+            seen.snapshot_index = snapshot.index
+            if Membership.decode(snapshot.config) != self.configurations.at(snapshot.index):
+                raise Violation(
+                    "a snapshot names its members",
+                    f"{name}'s, of {snapshot.index}: {Membership.decode(snapshot.config).describe()}, those are "
+                    f"{self.configurations.at(snapshot.index).describe()}",
+                )
 
     def _begins_with_its_disk(self, name: str, raft: Raft, now_us: int) -> None:
         """A new consensus knows all that its node has promised: term, vote, entries (the fence of Recover)."""
@@ -148,7 +196,11 @@ class Invariants:
                 raise Violation("log matching", f"{name}: term {term} after {before} at {index}")
             if index >= log.tail_first:
                 entry = log._entries[index - log.tail_first]  # `slice` would change which tuples the log hands out
-                known = self._entries.setdefault((index, term), (entry, before))
+                known = self._entries.get((index, term))
+                if known is None:
+                    known = self._entries[index, term] = (entry, before)
+                    if entry.kind == _CONFIG:
+                        self.configurations.saw(index, term, entry)
                 if known[0] is not entry and known != (entry, before):
                     raise Violation("log matching", f"{name}: {entry} after {before} at {index}, elsewhere {known}")
                 if entry.term != term:
@@ -170,7 +222,7 @@ class Invariants:
         holding.settle(now_us)
         return holding
 
-    def _election_safety(self, name: str, raft: Raft, now_us: int) -> None:
+    def _election_safety(self, name: str, raft: Raft, seen: Seen, now_us: int) -> None:
         """One leader a term, with all in its log that is committed, and with its own vote on its disk."""
         term = raft.current_term
         other = self.leader_of.setdefault(term, name)
@@ -179,9 +231,8 @@ class Invariants:
         holding = self._settled(name, now_us)
         if holding.hard_state != (term, name):
             raise Violation("durable before said", f"{name} leads term {term}, on disk {holding.hard_state}")
-        voters = [voter for voter in self._names if voter == name or self._votes.get((voter, term)) == name]
-        if 2 * len(voters) <= len(self._names):
-            raise Violation("elected by a majority", f"{name} leads term {term}, voted for by {voters}")
+        self._elected(name, raft, seen)
+        self.configurations.on_led(name)
         base = raft.log.base_index
         runs = [(base, raft.log.term(base)), *raft.log.term_runs()]
         log = self._leader_runs[term] = [first for first, _ in runs], [term for _, term in runs], raft.log.last_index
@@ -189,6 +240,20 @@ class Invariants:
             if self.committed_in[index - 1] < term:
                 self._leader_completeness(term, log, index)
                 return  # this one has it, so by log matching all before it
+
+    def _elected(self, name: str, raft: Raft, seen: Seen) -> None:
+        """By a majority of the configuration that it campaigned under, of either set in a joint one; and by the data
+        directories that are its members."""
+        _, config = self.configurations.in_force(seen.terms)
+        config = config or self.configurations.founding
+        stores = {node: config.stores.get(node, 0) or self.holdings[node].store_id for node in config.electorate}
+        own = {name} if self.holdings[name].store_id == stores.get(name) else set()
+        term = raft.current_term
+        voters = own | {voter for voter, store in stores.items() if self._votes.get((voter, store, term)) == name}
+        if not decide(config, voters):
+            raise Violation(
+                "elected by a majority", f"{name} leads term {term}, voted for by {sorted(voters)}; {config.describe()}"
+            )
 
     def _leader_completeness(self, term: int, log: tuple[list[int], list[int], int], index: int) -> None:
         first, terms, last_index = log
@@ -198,7 +263,9 @@ class Invariants:
         if index > last_index or terms[run] != self.committed[index - 1].term:
             raise Violation("leader completeness", f"{self.leader_of[term]} leads {term} without committed {index}")
 
-    def _state_machine_safety(self, name: str, raft: Raft, seen: Seen, now_us: int) -> None:
+    def _state_machine_safety(
+        self, name: str, raft: Raft, seen: Seen, before: tuple[int, Membership | None], now_us: int
+    ) -> None:
         """What is committed stays so, everywhere."""
         if raft.commit_index < seen.commit_index:
             raise Violation("commit goes back", f"{name}: {raft.commit_index} < {seen.commit_index}")
@@ -215,28 +282,56 @@ class Invariants:
             was = committed[known - 1].term
             raise Violation("committed changes", f"{name}: entry {known} has term {log.term(known)}, not {was}")
         if raft.commit_index > len(committed):
-            self._on_quorum(name, raft, now_us)
+            # What commits may make the leader take the next step of a change at once, which does not count yet.
+            begun = raft.role is Role.LEADER and seen.config[0] > before[0] and before[1] is not None
+            self._on_quorum(name, raft, (before if begun else seen.config)[1], now_us)
             for index in range(len(committed) + 1, raft.commit_index + 1):
                 entry = self._entries[index, log.term(index)][0]
                 committed.append(entry)
                 self.committed_in.append(raft.current_term)
                 self.reference.take(index, entry)
+                if entry.kind == _CONFIG:
+                    self.configurations.on_committed(index, entry)
             for term, leader_log in self._leader_runs.items():
                 if term > raft.current_term:
                     self._leader_completeness(term, leader_log, raft.commit_index)
         seen.commit_index = raft.commit_index
 
-    def _on_quorum(self, name: str, raft: Raft, now_us: int) -> None:
-        """What is first known to be committed is on the disks of a majority, as it is here."""
+    def _on_quorum(self, name: str, raft: Raft, config: Membership | None, now_us: int) -> None:
+        """What is first known to be committed is on the disks of a majority, as it is here; of the members by the
+        configuration in force, of either set in a joint one. config: None if that is the founding one."""
         index = raft.commit_index
         term = raft.log.term(index)
+        config = config or self.configurations.founding
         holders = []
-        for other in self._names:
-            terms = self._settled(other, now_us).held()
-            if other in self.lost or (len(terms) >= index and terms[index - 1] == term):
-                holders.append(other)
-        if 2 * len(holders) <= len(self._names):
-            raise Violation("committed is on a quorum", f"{name} commits {index} of {term}, durable only on {holders}")
+        for node in config.electorate:
+            life = self.configurations.life(node, config)
+            if life is None:
+                continue
+            life.settle(now_us)
+            terms = life.held()
+            if len(terms) >= index and terms[index - 1] == term:
+                holders.append(node)
+        if not decide(config, holders):
+            where = f"durable only on {holders}; {config.describe()}"
+            raise Violation("committed is on a quorum", f"{name} commits {index} of {term}, {where}")
+        for node, progress in raft.progress.items():
+            self._counted(name, raft, node, progress.match_index, now_us)
+
+    def _counted(self, name: str, raft: Raft, node: str, match_index: int, now_us: int) -> None:
+        """What a leader takes a member to hold, that member's data directory does (trap 10)."""
+        life = self.configurations.life(node, raft.membership)
+        if life is not None:
+            life.settle(now_us)
+        if life is None or life.hard_state.term > raft.current_term:
+            return  # or it follows somebody else by now
+        terms = life.held()
+        known = match_index > raft.log.base_index
+        if len(terms) < match_index or known and terms[match_index - 1] != raft.log.term(match_index):
+            raise Violation(
+                "a leader counts what is durable",
+                f"{name} takes {node} to hold {match_index}; on its disk {len(terms)}: {terms[-5:]}",
+            )
 
     # --- applier
 
@@ -270,12 +365,13 @@ class Invariants:
         for body in peek_bodies(frame):
             message = peek(body)
             kind = type(message)
-            if (kind is RequestVote or kind is VoteReply) and message.pre_vote:
+            if kind in _OF_NO_TERM or (kind is RequestVote or kind is VoteReply) and message.pre_vote:
                 continue
             if message.term > term:
                 raise Violation("durable before said", f"{sender} says {message}; on disk {holding.hard_state}")
-            if sender in self.wiped:
-                self._wiped_takes_no_part(sender, receiver, message)
+            granted = kind is VoteReply and message.granted and self.holdings[receiver].terms
+            if granted or (kind is AppendReply and message.success):
+                self._takes_part(sender, receiver, message)
             if kind is AppendReply and message.success:
                 held = len(holding.held())
                 if term == message.term and held < message.at_index:
@@ -284,16 +380,15 @@ class Invariants:
                 vote = sender if kind is RequestVote else receiver
                 if term == message.term and voted_for != vote:
                     raise Violation("durable before said", f"{sender} says {message}; on disk {holding.hard_state}")
-                known = self._votes.setdefault((sender, message.term), vote)
+                known = self._votes.setdefault((sender, holding.store_id, message.term), vote)
                 if known != vote:
                     raise Violation("one vote a term", f"{sender} votes for {known} and {vote} in {message.term}")
             elif (kind is AppendEntries or kind is Heartbeat) and self.leader_of.get(message.term) != sender:
                 raise Violation("election safety", f"{sender} says {message}, leader is {self.leader_of.get(term)}")
 
-    def _wiped_takes_no_part(self, sender: str, receiver: str, message: Any) -> None:
+    def _takes_part(self, sender: str, receiver: str, message: Any) -> None:
         """Trap 22. (To vote for somebody without a log does no harm: it would need everybody's votes.)"""
-        granted = type(message) is VoteReply and message.granted and self.holdings[receiver].terms
-        if granted or (type(message) is AppendReply and message.success):
+        if not self.configurations.is_member_store(sender, self.holdings[sender].store_id):
             raise Violation("a wiped node takes no part", f"{sender} says {message} to {receiver}")
 
     # --- starts
@@ -320,8 +415,10 @@ class Invariants:
         """What was under way is in doubt."""
         self.holdings[name].crash(now_us)
 
-    def on_wiped(self, name: str) -> None:
+    def on_wiped(self, name: str, now_us: int) -> None:
         """Its disk is empty now."""
-        self.lost.add(name)
-        self.wiped.add(name)
-        self.holdings[name] = Holding(self.committed)
+        holding = self._settled(name, now_us)
+        self.configurations.former[name, holding.store_id] = holding
+        self.add(name)
+        for names in (self.damaged, self.flipped):
+            names.discard(name)

@@ -132,7 +132,7 @@ class Network:
     def _arrive_at_client(self, arrival: tuple[tuple[str, str], bytes]) -> None:
         (sender, receiver), frame = arrival
         if (sender, receiver) not in self.cut:
-            self._cluster.clients[receiver].take(sender, frame)
+            self._cluster.asker(receiver).take(sender, frame)
 
     def _arrive_from_client(self, arrival: tuple[tuple[str, str], Any]) -> None:
         (sender, receiver), frame = arrival

@@ -341,10 +341,11 @@ class Process:
 
 
 class Machine:
-    """What stays when a process ends: disk, clock, name, address."""
+    """What stays when a process ends: disk, clock, name, address, config."""
 
-    def __init__(self, cluster: Cluster, name: str, disk: SimDisk) -> None:
+    def __init__(self, cluster: Cluster, name: str, disk: SimDisk, joins: bool) -> None:
         self.name = name
+        self.joins = joins  # its config says `join: true`: it waits to be added, and founds nothing
         self.disk = disk
         self.process: Process | None = None
         self.processes = 0

@@ -35,8 +35,14 @@ FAULTS = (
     "cut-with-tail",
     "clean-stop",
     "transfer",
+    "members",
+    "members-at-once",
+    "unfit-joiner",
+    "rejoin",
+    "crash-in-change",
 )
-"""Every kind of fault that `faults` knows. clean-stop and transfer are no faults, but moments worth crossing."""
+"""Every kind of fault that `faults` knows. clean-stop, transfer and changes of the members are no faults, but
+moments worth crossing."""
 
 
 COMBINATIONS = (
@@ -58,6 +64,21 @@ COMBINATIONS = (
 """Kinds that bring out more together, or alone, than among many: each was chosen for a classic mistake."""
 
 
+MEMBERS = (
+    ("members",),
+    ("members", "crash-in-change"),
+    ("members-at-once", "partition"),
+    ("members-at-once", "crash-in-change", "crash-power"),
+    ("rejoin",),
+    ("rejoin", "members", "isolate"),
+    ("members", "unfit-joiner", "wiped-disk", "crash-process"),
+    ("members", "isolate", "kill-actor"),
+    ("crash-in-change", "crash-in-snapshot", "isolate"),
+    ("crash-in-change",),
+)
+"""The same for changes of the members."""
+
+
 TAIL = ("cut-with-tail",)
 """Needs a leader that is given much, and snapshots that are taken often."""
 
@@ -77,7 +98,8 @@ NO_SNAPSHOTS = 1_000_000_000
 class Options(NamedTuple):
     """One run. Times are virtual; `_us` microseconds, `_ms` milliseconds; probabilities are between 0 and 1."""
 
-    nodes: int = 3
+    nodes: int = 3  # that found the cluster
+    spares: int = 3  # machines that may join it later
     clients: int = 4
     client_window: int = 2  # operations that a client has under way
     think_ms: int = 60  # mean pause of a client between two operations
@@ -139,6 +161,7 @@ def draw_options(seed: int, nodes: int, faults_ms: int) -> Options:
         piece_bytes=rng.choice([150, 1_000, 128 * 1024]),
         faults=faults,
         fault_interval_ms=rng.choice([800, 1_500, 3_000] if is_quiet else [150, 500, 1_500, 4_000]),
+        spares=rng.choice([1, 2, 3]),
     )
     if faults == TAIL:
         return drawn._replace(
@@ -150,6 +173,8 @@ def draw_options(seed: int, nodes: int, faults_ms: int) -> Options:
 
 def _draw_faults(rng: Random) -> tuple[str, ...]:
     """Many kinds at once hide what one of them does for longer, and the other way round: so both."""
+    if rng.random() < 0.3:
+        return rng.choice(MEMBERS)
     dice = rng.random()
     if dice < 0.4:
         return rng.choice(COMBINATIONS)

@@ -9,7 +9,7 @@ it too; this looks at the promise itself, when consensus hands the read on with 
 from __future__ import annotations
 
 from zraft.messages import Read, ReadAt
-from zraft.sim.invariants import Violation
+from zraft.sim.violation import Violation
 
 
 class ReadWatch:

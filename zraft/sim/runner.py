@@ -14,10 +14,10 @@ from zraft.chaos.history import Operation
 from zraft.chaos.linearizability import Verdict, check, explain
 from zraft.raft import progress
 from zraft.sim.cluster import Cluster
-from zraft.sim.invariants import Violation
 from zraft.sim.mutants import planted
 from zraft.sim.options import draw_options, nodes_of
 from zraft.sim.transcript import NotesHandler, Trace
+from zraft.sim.violation import Violation
 
 JUDGE_SECONDS = 60.0  # of the clock that is handed in
 DEFAULT_FAULTS_MS = 60_000

@@ -99,7 +99,7 @@ class Scene:
 
     def to_peers(self) -> list[tuple[str, Any]]:
         outbound = [message for message in self.context.taken_for("transport") if type(message) is Outbound]
-        return [(peer, unpack_peer(body)) for message in outbound for peer, body in message.messages]
+        return [(peer, unpack_peer(body)) for message in outbound for peer, _, body in message.messages]
 
     def replies(self) -> list[tuple[int, int, bytes]]:
         taken = self.context.taken_for("frontend")
@@ -110,7 +110,7 @@ class Scene:
         writes = self.writes()
         if writes:
             self.say("log_writer", Appended(writes[-1].sequence))
-        return [(peer, unpack_peer(body)) for write in writes for peer, body in write.replies]
+        return [(peer, unpack_peer(body)) for write in writes for peer, _, body in write.replies]
 
     @property
     def raft(self) -> Any:

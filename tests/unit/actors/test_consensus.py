@@ -200,7 +200,7 @@ def test_the_vote_goes_with_the_write_that_makes_it_durable() -> None:
     assert scene.to_peers() == []
     [write] = scene.writes()
     assert write.hard_state == (5, "n2")
-    assert [(peer, unpack_peer(body)) for peer, body in write.replies] == [("n2", VoteReply(5, True, False))]
+    assert [(peer, unpack_peer(body)) for peer, _, body in write.replies] == [("n2", VoteReply(5, True, False))]
 
 
 def test_no_vote_is_an_empty_string_in_the_write() -> None:

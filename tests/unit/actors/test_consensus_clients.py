@@ -43,7 +43,7 @@ def test_entries_are_encoded_once() -> None:
     scene = Scene().lead()
     scene.say("frontend", propose(10))
     [write] = scene.writes()
-    [(_, body)] = [message for out in scene.context.taken_for("transport") for message in out.messages]
+    [(_, _, body)] = [message for out in scene.context.taken_for("transport") for message in out.messages]
     assert write.batches[0][3] in body
 
 

@@ -102,12 +102,12 @@ def test_a_batch_of_appends_is_one_write_and_one_answer() -> None:
     scene = Scene()
     syncs = scene.disk.syncs
     sent = scene.say(
-        append(1, 1, replies=(("n2", b"first"),)),
-        append(2, 2, replies=(("n2", b"second"), ("n3", b"third"))),
+        append(1, 1, replies=(("n2", 0, b"first"),)),
+        append(2, 2, replies=(("n2", 0, b"second"), ("n3", 0, b"third"))),
         append(3, hard_state=(2, "n2")),
     )
     assert sent == [
-        ("transport", Outbound((("n2", b"first"), ("n2", b"second"), ("n3", b"third")))),
+        ("transport", Outbound((("n2", 0, b"first"), ("n2", 0, b"second"), ("n3", 0, b"third")))),
         ("consensus", Appended(3)),
     ]
     assert scene.disk.syncs == syncs + 1
@@ -119,13 +119,13 @@ def test_very_much_is_written_in_order_by_several_writes_each_released_on_its_ow
 ) -> None:
     monkeypatch.setattr(module, "MAX_WRITE_BYTES", 30)
     scene = Scene()
-    sent = scene.say(*(append(number, number, replies=(("n2", b"%d" % number),)) for number in range(1, 6)))
+    sent = scene.say(*(append(number, number, replies=(("n2", 0, b"%d" % number),)) for number in range(1, 6)))
     assert sent == [
-        ("transport", Outbound((("n2", b"1"), ("n2", b"2")))),
+        ("transport", Outbound((("n2", 0, b"1"), ("n2", 0, b"2")))),
         ("consensus", Appended(2)),
-        ("transport", Outbound((("n2", b"3"), ("n2", b"4")))),
+        ("transport", Outbound((("n2", 0, b"3"), ("n2", 0, b"4")))),
         ("consensus", Appended(4)),
-        ("transport", Outbound((("n2", b"5"),))),
+        ("transport", Outbound((("n2", 0, b"5"),))),
         ("consensus", Appended(5)),
     ]
 
@@ -156,8 +156,8 @@ def test_the_latest_hard_state_of_a_batch_is_written() -> None:
 
 def test_replies_without_entries_wait_for_nothing_but_their_turn() -> None:
     scene = Scene()
-    assert scene.say(append(1, replies=(("n2", b"reply"),))) == [
-        ("transport", Outbound((("n2", b"reply"),))),
+    assert scene.say(append(1, replies=(("n2", 0, b"reply"),))) == [
+        ("transport", Outbound((("n2", 0, b"reply"),))),
         ("consensus", Appended(1)),
     ]
 
@@ -169,7 +169,7 @@ def test_nothing_leaves_before_the_sync() -> None:
         scene.context.kill(boundary)
         syncs = scene.disk.syncs
         try:
-            scene.say(append(1, 1, replies=(("n2", b"vote"),)))
+            scene.say(append(1, 1, replies=(("n2", 0, b"vote"),)))
         except ActorKilled:
             pass
         else:
@@ -189,7 +189,7 @@ def test_an_overlapping_batch_replaces_the_rest() -> None:
 def test_the_fence_discards_what_an_older_consensus_wanted() -> None:
     """DESIGN section 3: else a dead consensus's vote is answered after its successor has loaded the older term."""
     scene = Scene()
-    scene.actor.receive("consensus", append(1, 1, hard_state=(9, "n3"), replies=(("n3", b"vote of term 9"),)))
+    scene.actor.receive("consensus", append(1, 1, hard_state=(9, "n3"), replies=(("n3", 0, b"vote of term 9"),)))
     scene.actor.on_neighbour_restarted("consensus")
     sent = scene.say(Recover())
     assert sent == [("consensus", Recovered(0, "", True, (0, 0), 0, (), (), (), 0, 77))]
@@ -200,7 +200,7 @@ def test_the_fence_discards_what_an_older_consensus_wanted() -> None:
 def test_the_fence_holds_for_what_a_full_disk_kept_waiting() -> None:
     scene = Scene()
     scene.fail(FULL)
-    assert scene.say(append(1, 1, replies=(("n3", b"vote"),))) == [("consensus", DiskFull(True))]
+    assert scene.say(append(1, 1, replies=(("n3", 0, b"vote"),))) == [("consensus", DiskFull(True))]
     scene.actor.on_neighbour_restarted("consensus")
     scene.fail(None)
     assert scene.actor.wakeup_ms is None
@@ -224,14 +224,14 @@ def test_recover_keeps_what_this_consensus_has_asked_for() -> None:
 def test_a_full_disk_is_waited_out() -> None:
     scene = Scene()
     scene.fail(FULL)
-    assert scene.say(append(1, 1, replies=(("n2", b"reply"),))) == [("consensus", DiskFull(True))]
+    assert scene.say(append(1, 1, replies=(("n2", 0, b"reply"),))) == [("consensus", DiskFull(True))]
     assert scene.actor.wakeup_ms == scene.clock.now_ms + RETRY_FULL_DISK_MS
     assert scene.actor.status()["disk_full"]
     assert scene.say(append(2, 2)) == [], "not tried with each message"
     assert scene.wake() == [], "consensus is told once"
     scene.fail(None)
     assert scene.wake() == [
-        ("transport", Outbound((("n2", b"reply"),))),
+        ("transport", Outbound((("n2", 0, b"reply"),))),
         ("consensus", Appended(2)),
         ("consensus", DiskFull(False)),
     ]
@@ -244,7 +244,7 @@ def test_a_failing_disk_is_fatal_and_stays_so(operation: str) -> None:
     scene = Scene()
     scene.fail(BROKEN, operation)
     with pytest.raises(StorageError) as caught:
-        scene.say(append(1, 1, replies=(("n2", b"reply"),)))
+        scene.say(append(1, 1, replies=(("n2", 0, b"reply"),)))
     assert isinstance(caught.value, FATAL_ERRORS)
     assert scene.context.taken() == []
     scene.fail(None)

@@ -38,14 +38,14 @@ def base(scene: Scene) -> int:
 def test_a_reset_comes_between_what_was_asked_before_and_after_it() -> None:
     scene = Scene()
     sent = scene.say(
-        append(1, 1, count=3, hard_state=(2, "n2"), replies=(("n2", b"1"),)),
-        append(2, hard_state=(5, "n3"), reset=(100, 4), replies=(("n2", b"2"),)),
-        append(3, 101, term=5, count=2, replies=(("n2", b"3"),)),
+        append(1, 1, count=3, hard_state=(2, "n2"), replies=(("n2", 0, b"1"),)),
+        append(2, hard_state=(5, "n3"), reset=(100, 4), replies=(("n2", 0, b"2"),)),
+        append(3, 101, term=5, count=2, replies=(("n2", 0, b"3"),)),
     )
     assert sent == [
-        ("transport", Outbound((("n2", b"1"),))),
+        ("transport", Outbound((("n2", 0, b"1"),))),
         ("consensus", Appended(1)),
-        ("transport", Outbound((("n2", b"2"), ("n2", b"3")))),
+        ("transport", Outbound((("n2", 0, b"2"), ("n2", 0, b"3")))),
         ("consensus", Appended(3)),
     ]
     for life in (1, 2):
@@ -131,8 +131,8 @@ def test_under_load_a_segment_goes_only_when_the_replies_are_out() -> None:
     scene.actor.receive("consensus", CompactLog(15))
     for index in range(21, 24):
         unlinked.clear()
-        sent = scene.say(large(index, replies=(("n2", b"reply"),)))
-        assert sent == [("transport", Outbound((("n2", b"reply"),))), ("consensus", Appended(index))]
+        sent = scene.say(large(index, replies=(("n2", 0, b"reply"),)))
+        assert sent == [("transport", Outbound((("n2", 0, b"reply"),))), ("consensus", Appended(index))]
         assert unlinked == [2], "one a batch, behind its answers"
 
 

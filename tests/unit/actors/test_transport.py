@@ -59,7 +59,7 @@ def test_a_batch_from_outside_is_one_message() -> None:
 
 def test_a_batch_to_outside_is_one_frame_to_each_peer_in_order() -> None:
     scene = Scene()
-    scene.say(Outbound((("n2", b"a"), ("n3", b"b"))), Outbound((("n2", b"c"),)))
+    scene.say(Outbound((("n2", 0, b"a"), ("n3", 0, b"b"))), Outbound((("n2", 0, b"c"),)))
     frames = {to: unpack_peer_frame(data) for to, data in scene.port.sent}
     assert len(scene.port.sent) == 2
     assert frames["n2"] == PeerFrame(CLUSTER, "n1", STORE, "tcp://one", "n2", 22, (b"a", b"c"))
@@ -68,19 +68,26 @@ def test_a_batch_to_outside_is_one_frame_to_each_peer_in_order() -> None:
     assert len(scene.port.sent) == 2
 
 
+def test_a_reply_may_be_meant_for_another_data_directory_than_the_members() -> None:
+    scene = Scene()
+    scene.say(Outbound((("n2", 0, b"a"), ("n2", 99, b"b"), ("n2", 0, b"c"))))
+    frames = [unpack_peer_frame(data) for _, data in scene.port.sent]
+    assert [(each.receiver_store_id, each.bodies) for each in frames] == [(22, (b"a", b"c")), (99, (b"b",))]
+
+
 def test_large_bodies_go_in_frames_of_their_own_so_that_none_is_too_large() -> None:
     scene = Scene()
     big = bytes(700_000)
-    scene.say(Outbound((("n2", big), ("n2", b"small"), ("n2", big))))
+    scene.say(Outbound((("n2", 0, big), ("n2", 0, b"small"), ("n2", 0, big))))
     assert [unpack_peer_frame(data).bodies for _, data in scene.port.sent] == [(big,), (b"small",), (big,)]
 
 
 def test_what_a_link_does_not_take_is_lost_and_counted() -> None:
     scene = Scene()
     scene.port.accepts = False
-    scene.say(Outbound((("n2", b"a"),)))
+    scene.say(Outbound((("n2", 0, b"a"),)))
     scene.port.accepts = True
-    scene.say(Outbound((("n2", b"b"),)))
+    scene.say(Outbound((("n2", 0, b"b"),)))
     assert [unpack_peer_frame(data).bodies for _, data in scene.port.sent] == [(b"b",)]
     status = scene.actor.status()
     assert (status["peer_frames_out"], status["peer_dropped_out"]) == (1, 1)
@@ -146,7 +153,7 @@ def test_one_of_this_cluster_is_heard_and_answered_though_this_node_does_not_kno
     """He may have been added by an entry that is not here."""
     scene = Scene()
     assert scene.frames(frame(b"a", sender="n7")) == [("consensus", Inbound((inbound(b"a", sender="n7"),)))]
-    scene.say(Outbound((("n7", b"b"),)))
+    scene.say(Outbound((("n7", 0, b"b"),)))
     assert scene.port.peers == {**ADDRESSES, "n7": "tcp://n7"}
     assert unpack_peer_frame(scene.port.sent[-1][1]).receiver == "n7"
     scene.say(Identity(CLUSTER, STORE, False, {**PEERS, "n7": ("tcp://elsewhere", 5)}))

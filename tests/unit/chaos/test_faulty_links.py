@@ -48,7 +48,7 @@ class Scene:
 
     def send(self, *messages: tuple[str, bytes]) -> list[tuple[str, bytes]]:
         """What leaves at once when consensus says these."""
-        run_batch(self.actor, ("consensus", Outbound(messages)))
+        run_batch(self.actor, ("consensus", Outbound(tuple((peer, 0, body) for peer, body in messages))))
         return self.inner.left()
 
     def receive(self, *frames: bytes) -> list[tuple[str, bytes]]:

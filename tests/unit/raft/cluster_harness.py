@@ -18,6 +18,7 @@ from model_disk import CompactLog, LogRead, ModelDisk, ReadPiece, SaveSnapshot, 
 from zraft.errors import NodeMustStop
 from zraft.messages import Entry, EntryKind
 from zraft.raft import Address, Durable, Membership, Output, Raft, Role, Settings, Write
+from zraft.raft.raft import REPLIES
 
 SETTINGS = Settings(election_timeout_ms=(150, 300), heartbeat_ms=50, snapshot_keep=0)
 START_MS = 1_000_000  # the monotonic clock of a machine that has been up for a while
@@ -167,6 +168,8 @@ class Cluster:
     def send(self, node: Node, messages: Iterable[tuple[str, Any]]) -> None:
         for peer, message in messages:
             meant_for = node.raft.membership.stores.get(peer, 0)
+            if type(message) in REPLIES:
+                meant_for = node.raft.strangers.get(peer, meant_for)
             packet = Packet(node.id, peer, message, node.store_id, meant_for)
             if self.invariants:
                 self.invariants.on_send(packet)

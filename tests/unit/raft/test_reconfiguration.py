@@ -9,7 +9,15 @@ import pytest
 from cluster_harness import SETTINGS, Cluster, Node, Packet
 
 from zraft.errors import NodeMustStop
-from zraft.messages import AppendEntries, AppendReply, EntryKind, Heartbeat, Removed, RequestVote, VoteReply
+from zraft.messages import (
+    AppendEntries,
+    AppendReply,
+    EntryKind,
+    Heartbeat,
+    Removed,
+    RequestVote,
+    VoteReply,
+)
 from zraft.raft import Address, Membership, Role
 from zraft.raft.change import ChangeRefused, parse_change
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from zraft.messages import Read, ReadAt
-from zraft.sim.invariants import Violation
 from zraft.sim.read_watch import ReadWatch
+from zraft.sim.violation import Violation
 
 
 def test_a_read_at_what_was_committed_when_it_arrived_is_right() -> None:

@@ -1,0 +1,93 @@
+"""Changes of the members that go wrong elsewhere: lives of one name that meet, and changes that would stop all."""
+
+from __future__ import annotations
+
+import pytest
+from cluster_harness import Cluster
+from test_reconfiguration import STORES, add, ask, change_to, led, members, remove, until
+
+from zraft.messages import Heartbeat, HeartbeatReply, RequestVote
+from zraft.raft import Role
+from zraft.raft.change import ChangeRefused
+
+
+def test_trap_10_who_missed_that_a_node_was_added_again_catches_up_when_that_node_leads() -> None:
+    """It knows the leader by its former data directory, and answers the present one all the same."""
+    cluster = led(5)
+    cluster.isolate("n5")
+    ask(cluster, remove("n2"))
+    until(cluster, "n1", "n3", "n4", "n5")
+    cluster.join("n2", 222)
+    ask(cluster, add("n2"), {"n2": 222})
+    until(cluster, "n1", "n2", "n3", "n4", "n5")
+    cluster.input(cluster["n1"], lambda raft: raft.transfer_leadership("n2"))
+    cluster.run(100)
+    assert members(cluster["n5"]).stores["n2"] == STORES["n2"]
+    cluster.heal()
+    cluster.run(1_000)
+    assert cluster["n2"].raft.role is Role.LEADER
+    assert members(cluster["n5"]).stores["n2"] == 222
+    assert cluster["n5"].raft.commit_index == cluster["n2"].raft.commit_index
+    assert not cluster["n5"].raft.strangers
+
+
+def test_trap_10_what_was_decided_for_a_former_life_is_not_said_to_the_present_one() -> None:
+    cluster = led()
+    raft = cluster["n3"].raft
+    raft.step("n2", RequestVote(9, 99, 9, False, True), STORES["n2"])
+    raft.step("n2", Heartbeat(9, 0, 0), 222)
+    output = raft.take_output()
+    replies = [*output.messages, *(output.write.replies if output.write else [])]
+    assert [type(message) for _, message in replies] == [HeartbeatReply]
+    assert raft.strangers == {"n2": 222}
+
+
+def test_a_change_after_which_too_few_would_answer_is_refused() -> None:
+    cluster = led()
+    cluster.stop(cluster["n3"])
+    cluster.run(500)
+    with pytest.raises(ChangeRefused, match="n3 do not answer now"):
+        ask(cluster, remove("n2"))
+    assert set(members(cluster["n1"]).voters) == {"n1", "n2", "n3"} and not members(cluster["n1"]).is_changing
+    ask(cluster, remove("n3"))
+    until(cluster, "n1", "n2")
+
+
+def test_who_has_not_answered_a_new_leader_yet_does_not_count_as_one_who_does() -> None:
+    cluster = led()
+    cluster.stop(cluster["n3"])
+    cluster.input(cluster["n1"], lambda raft: raft.transfer_leadership("n2"))
+    while cluster["n2"].raft.commit_index < max(2, cluster["n2"].raft.term_start_index):
+        cluster.run(10)
+    assert cluster["n2"].raft.role is Role.LEADER
+    with pytest.raises(ChangeRefused, match="n3 do not answer now"):
+        ask(cluster, remove("n1"), name="n2")
+
+
+def silenced() -> Cluster:
+    """n3 and n4 shall be the voters; n3 is down by the time that n4 has caught up."""
+    cluster = led(3, "n4")
+    cluster.isolate("n4")
+    ask(cluster, change_to("n3", "n4", new=("n4",)))
+    cluster.stop(cluster["n3"])
+    cluster.run(500)
+    cluster.heal()
+    cluster.run(2_000)
+    assert members(cluster["n1"]).target == ("n3", "n4")
+    return cluster
+
+
+def test_a_change_waits_for_voters_that_went_silent_and_goes_on_when_they_are_back() -> None:
+    cluster = silenced()
+    assert not members(cluster["n1"]).outgoing
+    cluster.restart("n3")
+    until(cluster, "n3", "n4")
+
+
+def test_a_change_that_waits_for_voters_is_given_up_by_setting_the_present_ones() -> None:
+    cluster = silenced()
+    with pytest.raises(ChangeRefused, match="another change is under way"):
+        ask(cluster, remove("n3"))
+    ask(cluster, change_to("n1", "n2", "n3"))
+    until(cluster, "n1", "n2", "n3")
+    assert set(members(cluster["n1"]).learners) == {"n4"}
