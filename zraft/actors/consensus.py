@@ -51,12 +51,12 @@ from zraft.messages import (
     TransferLeadership,
     WriteSnapshot,
 )
-from zraft.proposals import Proposals
 from zraft.raft import NOTHING, Address, Membership, Output, Raft, Role, SavedSnapshot, Settings, Write
 from zraft.raft.log import MAX_RUN_BYTES
 from zraft.raft.progress import SNAPSHOT_PIECE_BYTES
 from zraft.raft.raft import REPLIES
 from zraft.recovered import durable_from, log_from, unpack_batches
+from zraft.waiting import Proposals, Transfers
 from zraft.wire import EntriesCache, ReplyStatus, WireError, pack_peer, unpack_peer
 
 TICKS_PER_HEARTBEAT = 4
@@ -99,7 +99,7 @@ class Consensus(Actor):
         self.cache = EntriesCache()
         self.proposals = Proposals()
         self.last_tick: Tick | None = None
-        self.transfers: list[int] = []  # tokens
+        self.transfers = Transfers()
         self.changes = Changes()
         self.handing_over = False
         self.replies: list[tuple[int, int, bytes]] = []
@@ -218,7 +218,7 @@ class Consensus(Actor):
                 self.take_standing(self.raft)
         elif name == "frontend":
             self.proposals.forget()
-            self.transfers.clear()
+            self.transfers.forget()
             self.changes.forget()
             if self.raft is not None:
                 self.tell_endpoints(self.raft.membership)
@@ -340,7 +340,7 @@ class Consensus(Actor):
         elif message.target == self.node:
             self.replies.append((message.token, ReplyStatus.OK, b""))
         else:
-            self.transfers.append(message.token)
+            self.transfers.add(message.token)
 
     def on_change_members(self, sender: str, message: ChangeMembers) -> None:
         """An operator's wish."""
@@ -391,8 +391,11 @@ class Consensus(Actor):
                 self.send_output(output)
             if self.proposals:
                 self.replies += [(token, ReplyStatus.UNKNOWN, b"") for token in self.proposals.give_up(raft)]
-            if self.transfers or self.handing_over:
-                self.finish_transfers(raft)
+            if self.transfers:
+                self.replies += self.transfers.finish(raft)
+            if self.handing_over and (raft.role is not Role.LEADER or raft.transferee is None):
+                self.handing_over = False
+                self.context.send("supervisor", HandedOver())
             if self.changes.is_busy:
                 self.finish_changes(raft)
             if self.identity_of is not raft.membership or not self.identity_is_final:
@@ -467,24 +470,6 @@ class Consensus(Actor):
         for address in changes.to_ask:
             self.context.send("transport", FindNode(address))
         changes.to_ask.clear()
-
-    def finish_transfers(self, raft: Raft) -> None:
-        """Tell those who wait for a transfer of leadership how it ended."""
-        if self.handing_over and (raft.role is not Role.LEADER or raft.transferee is None):
-            self.handing_over = False
-            self.context.send("supervisor", HandedOver())
-        if not self.transfers:
-            return
-        if raft.role is not Role.LEADER:
-            if raft.leader_id is None:
-                return
-            answer = (ReplyStatus.OK, raft.leader_id.encode())
-        elif raft.transferee is None:
-            answer = (ReplyStatus.REFUSED, b"the successor did not take over in time; this node leads on")
-        else:
-            return
-        self.replies += [(token, *answer) for token in self.transfers]
-        self.transfers.clear()
 
     def status(self) -> dict[str, Any]:
         """Role, term and indices."""

@@ -1,4 +1,5 @@
-"""Which clients wait for which log entries, between the append and the applier. Consensus owns it."""
+"""Which clients wait for what of consensus, which owns this: for a log entry, between the append and the applier; for
+leadership to be handed over."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from zraft.raft import Raft, Role
+from zraft.wire import ReplyStatus
 
 
 class Proposals:
@@ -47,3 +49,34 @@ class Proposals:
     def forget(self) -> None:
         """The frontend began a new life: nobody waits any more."""
         self._runs.clear()
+
+
+class Transfers:
+    """The tokens of those who asked for a transfer of leadership that is under way."""
+
+    def __init__(self) -> None:
+        self._tokens: list[int] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._tokens)
+
+    def add(self, token: int) -> None:
+        """It has begun."""
+        self._tokens.append(token)
+
+    def finish(self, raft: Raft) -> list[tuple[int, int, bytes]]:
+        """(token, ReplyStatus, body) for the frontend, once it is known how it ended."""
+        if raft.role is not Role.LEADER:
+            if raft.leader_id is None:
+                return []
+            answer = (ReplyStatus.OK, raft.leader_id.encode())
+        elif raft.transferee is None:
+            answer = (ReplyStatus.REFUSED, b"the successor did not take over in time; this node leads on")
+        else:
+            return []
+        tokens, self._tokens = self._tokens, []
+        return [(token, *answer) for token in tokens]
+
+    def forget(self) -> None:
+        """As Proposals."""
+        self._tokens.clear()
