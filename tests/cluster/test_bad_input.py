@@ -78,10 +78,13 @@ def serves(node: Node) -> bool:
 def test_random_frames(shared_cluster: Cluster, port: str) -> None:
     node, other = shared_cluster.leader(), shared_cluster.followers()[0]
     if port == "client":
-        good: list[Any] = [[1, [[1, kind, b"body"]]] for kind in (1, 2, 3, 4, 5, 6)]
+        good: list[Any] = [[1, [[1, kind, b"body"]]] for kind in (1, 2, 3, 4, 5, 6, 9, 10)]
         address = node.endpoint
     else:
-        good = [[1, 0, other.name, 1, node.name, [b"garbage"]], [1, 7, other.name, 1, node.name, []]]
+        good = [
+            [1, 0, other.name, 1, "", node.name, 0, [b"garbage"]],
+            [1, 7, other.name, 1, "tcp://127.0.0.1:1", "", 0, []],
+        ]
         address = f"tcp://{HOST}:{node.peer_port}"
     counter = f"{port}_dropped_in"
     serves(node)
@@ -103,10 +106,10 @@ def test_peer_messages_that_are_none(shared_cluster: Cluster) -> None:
     cluster_id = int(status["cluster_id"], 16)
     garbage = [b"", b"\xc1", msgpack.packb([99]), msgpack.packb([0, -1, 1, 1, False, False]), msgpack.packb({})]
     frames = [
-        [1, cluster_id, "stranger", 1, node.name, [b""]],
-        [1, cluster_id, other.name, 1, "n9", [b""]],
-        [1, cluster_id ^ 1, other.name, 1, node.name, [b""]],
-        [1, cluster_id, other.name, 1, node.name, garbage],
+        [1, 0, "stranger", 1, "", node.name, 0, [b""]],
+        [1, cluster_id, other.name, 1, "", "n9", 0, [b""]],
+        [1, cluster_id ^ 1, other.name, 1, "", node.name, 0, [b""]],
+        [1, cluster_id, other.name, 1, "", node.name, 0, garbage],
     ]
     flood(f"tcp://{HOST}:{node.peer_port}", (msgpack.packb(frame) for frame in frames))
     dropped = status["peer_dropped_in"] + 3 + OVERSIZED_FRAMES + 1
