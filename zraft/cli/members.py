@@ -228,7 +228,7 @@ def _signs_of_progress(best: Report | None, reports: Sequence[Report]) -> object
     joining = {member["id"] for member in best["members"] if member["role"] == "learner"}
     matches = [member.get("match_index") for member in best["members"] if member["id"] in joining]
     received = [
-        (report["last_index"], report.get("snapshots_unfinished"), report.get("loading"))
+        tuple(report.get(name) for name in ("role", "last_index", "snapshots_unfinished", "loading"))
         for report in reports
         if report.get("node") in joining
     ]

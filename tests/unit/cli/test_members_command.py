@@ -221,6 +221,12 @@ def test_as_long_as_something_moves_it_waits(
     assert run("--timeout", "0.1", *ADD).exit_code == 0
 
 
+def test_who_joins_may_be_started_again_meanwhile(client: type[FakeClient]) -> None:
+    starting = {"node": "n4", "role": "recovering", "pid": 5, "endpoint": "tcp://127.0.0.1:7104"}
+    client.script += [[*view(*TWO, one(4, "learner"), target=TARGET), starting], view(*TWO, one(4))]
+    assert outcome(run(*ADD))[:2] == (0, "n4 is a voting member\n")
+
+
 def test_a_change_that_somebody_else_ended(client: type[FakeClient]) -> None:
     client.script += [view(*TWO, one(4, "learner"), target=TARGET), view(*TWO)]
     status, _, stderr = outcome(run(*ADD))
