@@ -11,6 +11,7 @@ from collections.abc import Collection
 
 from zraft.messages import Entry
 from zraft.raft import Membership, Raft
+from zraft.raft.admission import ADMISSION_MS
 from zraft.sim.durable import Holding
 from zraft.sim.violation import Violation
 
@@ -19,6 +20,9 @@ MAX_LATE_TERMS = 3
 CLOSE_US = 1_000_000
 """A voter that is new holds all that its leader had in its log so long ago (trap 26): a round of catching up, and as
 much of the next one, takes an election timeout each; the rest is for clocks that go wrong."""
+ANSWER_US = 1_500 * ADMISSION_MS
+"""So old, by a clock that goes wrong, may the answer be by which somebody is added: he may have joined since, and gone.
+"""
 
 
 def is_majority(nodes: Collection[str], agreeing: Collection[str]) -> bool:
@@ -45,7 +49,7 @@ class Configurations:
         self._counts = counts
         self._known: list[tuple[int, int, Membership]] = []  # (index, term, members), ascending
         self._member_stores: set[tuple[str, int]] = set()  # that any configuration ever named
-        self._retired: set[tuple[str, int]] = set()  # that were members, and are not any more
+        self._retired_us: dict[tuple[str, int], int] = {}  # since when those that were members are none any more
         self._grown: dict[str, deque[tuple[int, int]]] = {}  # of each leader's log: (when, to which index)
         self._raised: Counter[str] = Counter()  # terms, by nodes that are no voters
 
@@ -60,6 +64,13 @@ class Configurations:
         """Those in any log that may be committed yet."""
         end = len(self._entries)
         return [members for index, _, members in self._known if index > end]
+
+    def held(self) -> list[Membership]:
+        """Those newer than the newest committed one that members hold durably: whoever leads next goes by one."""
+        newest_at, newest = self.committed[-1]
+        lives = [self.life(name, newest) for name in newest.members]
+        found = [self.in_force(life.held()) for life in lives if life is not None]
+        return [members for index, members in found if members is not None and index > newest_at]
 
     def saw(self, index: int, term: int, entry: Entry) -> None:
         """A CONFIG entry is in a log."""
@@ -123,7 +134,8 @@ class Configurations:
             raise Violation("a change of voters is joint", f"{name}: from {before.describe()} to {after.describe()}")
         for node in after.members.keys() - before.members.keys():
             life = self.life(node, after)
-            if (node, after.stores.get(node, 0)) in self._retired and life is not None and life.held():
+            retired_us = self._retired_us.get((node, after.stores.get(node, 0)), now_us)
+            if retired_us < now_us - ANSWER_US and life is not None and life.held():
                 raise Violation("who was removed stays out", f"{name} adds {node} with the data of its former life")
             if life is None:
                 raise Violation("a joiner is who was meant", f"{name} adds {node}, whose data directory it is not")
@@ -151,10 +163,10 @@ class Configurations:
         """Another term of a leader begins: what it had in its log before is another matter."""
         self._grown.pop(name, None)
 
-    def on_committed(self, index: int, entry: Entry) -> None:
+    def on_committed(self, index: int, entry: Entry, now_us: int) -> None:
         """A CONFIG entry is known to be committed."""
         members, before = Membership.decode(entry.data), self.newest
-        self._retired.update(before.stores.items() - members.stores.items())
+        self._retired_us |= dict.fromkeys(sorted(before.stores.items() - members.stores.items()), now_us)
         self.committed.append((index, members))
         counts = self._counts
         counts["changes-joint"] += bool(members.outgoing)

@@ -291,7 +291,7 @@ class Invariants:
                 self.committed_in.append(raft.current_term)
                 self.reference.take(index, entry)
                 if entry.kind == _CONFIG:
-                    self.configurations.on_committed(index, entry)
+                    self.configurations.on_committed(index, entry, now_us)
             for term, leader_log in self._leader_runs.items():
                 if term > raft.current_term:
                     self._leader_completeness(term, leader_log, raft.commit_index)

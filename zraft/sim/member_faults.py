@@ -65,9 +65,8 @@ class MemberFaults(LinkFaults):
 
     def is_majority_lost(self) -> bool:
         """Whether changes and damage together have left too few of the members that decide now."""
-        configs = [raft.membership for raft in map(raft_of, self._cluster.machines.values()) if raft is not None]
-        newest = self._configurations.newest
-        return not all(self.stays_electable(members) for members in (newest, *configs) if members.cluster_id)
+        configurations = self._configurations
+        return not all(self.stays_electable(members) for members in (configurations.newest, *configurations.held()))
 
     def _members_may_change(self) -> bool:
         """Whether a change is under way, or may be."""
