@@ -17,12 +17,9 @@ from zraft.sim.violation import Violation
 
 MAX_LATE_TERMS = 3
 """Terms that a node may still raise after it was removed: answers that were on their way make it do so."""
-CLOSE_US = 1_000_000
-"""A voter that is new holds all that its leader had in its log so long ago (trap 26): a round of catching up, and as
-much of the next one, takes an election timeout each; the rest is for clocks that go wrong."""
 ANSWER_US = 1_500 * ADMISSION_MS
-"""So old, by a clock that goes wrong, may the answer be by which somebody is added: he may have joined since, and gone.
-"""
+"""So old, by a clock that goes wrong, is the answer by which somebody is added at most: he may have joined since then,
+and have been removed again."""
 
 
 def is_majority(nodes: Collection[str], agreeing: Collection[str]) -> bool:
@@ -50,7 +47,7 @@ class Configurations:
         self._known: list[tuple[int, int, Membership]] = []  # (index, term, members), ascending
         self._member_stores: set[tuple[str, int]] = set()  # that any configuration ever named
         self._retired_us: dict[tuple[str, int], int] = {}  # since when those that were members are none any more
-        self._grown: dict[str, deque[tuple[int, int]]] = {}  # of each leader's log: (when, to which index)
+        self._grown: dict[str, deque[tuple[int, int]]] = {}  # of each leader's log: (when by its clock, to which index)
         self._raised: Counter[str] = Counter()  # terms, by nodes that are no voters
 
     # --- which one holds
@@ -122,9 +119,11 @@ class Configurations:
         _, before = self.in_force(terms, index - 1)
         _, after = self.in_force(terms, index)
         if before is not None and after is not None:
-            self._judge_step(name, before, after, terms, now_us)
+            self._judge_step(name, before, after, now_us)
+            for node in after.voters.keys() - before.electorate.keys():
+                self._judge_promotion(raft, node, after, now_us)
 
-    def _judge_step(self, name: str, before: Membership, after: Membership, terms: list[int], now_us: int) -> None:
+    def _judge_step(self, name: str, before: Membership, after: Membership, now_us: int) -> None:
         joint = after.outgoing and not before.outgoing
         if before.outgoing and (after.outgoing or after.voters.keys() != before.voters.keys()):
             raise Violation("one change at a time", f"{name}: from {before.describe()} to {after.describe()}")
@@ -139,24 +138,27 @@ class Configurations:
                 raise Violation("who was removed stays out", f"{name} adds {node} with the data of its former life")
             if life is None:
                 raise Violation("a joiner is who was meant", f"{name} adds {node}, whose data directory it is not")
-        for node in after.voters.keys() - before.electorate.keys():
-            self._judge_promotion(name, node, after, terms, now_us)
 
-    def _judge_promotion(self, name: str, node: str, after: Membership, terms: list[int], now_us: int) -> None:
-        """Trap 26."""
-        known = max([index for at_us, index in self._grown.get(name, ()) if at_us <= now_us - CLOSE_US], default=0)
+    def _judge_promotion(self, raft: Raft, node: str, after: Membership, now_us: int) -> None:
+        """Trap 26: it holds all that its leader had in its log two election timeouts ago: a round of catching up takes
+        one at most, and the next one has not run for longer."""
+        then_ms = raft.now_ms - 2 * raft.settings.election_timeout_ms[0] - raft.settings.heartbeat_ms
+        known = max([index for at_ms, index in self._grown.get(raft.id, ()) if at_ms <= then_ms], default=0)
         life = self.life(node, after)
+        if life is not None:
+            life.settle(now_us)
         held = 0 if life is None else len(life.held())
         if held < known:
             raise Violation(
-                "a new voter is close", f"{name} makes {node} a voter, which holds {held}; it had {known} a while ago"
+                "a new voter is close",
+                f"{raft.id} makes {node} a voter, which holds {held}; itself held {known} a while ago",
             )
 
-    def on_leader_log(self, name: str, last_index: int, now_us: int) -> None:
+    def on_leader_log(self, raft: Raft) -> None:
         """A leader's log has grown."""
-        grown = self._grown.setdefault(name, deque())
-        grown.append((now_us, last_index))
-        while len(grown) > 1 and grown[1][0] < now_us - CLOSE_US:
+        grown = self._grown.setdefault(raft.id, deque())
+        grown.append((raft.now_ms, raft.log.last_index))
+        while len(grown) > 1 and grown[1][0] < raft.now_ms - 4 * raft.settings.election_timeout_ms[0]:
             grown.popleft()
 
     def on_led(self, name: str) -> None:

@@ -117,7 +117,7 @@ class Invariants:
         if (last, last_term) != seen.last or base != seen.base_index:
             self._log_matching(name, raft, seen)
             if role is Role.LEADER:
-                self.configurations.on_leader_log(name, last, now_us)
+                self.configurations.on_leader_log(raft)
         if durable != seen.durable_index:
             self._believed_durable(name, raft, seen, now_us)
         leads = role is Role.LEADER
