@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from zraft.actors.consensus import Consensus
+from zraft.actors.transport import Transport
 from zraft.messages import NodeFound
 from zraft.raft.admission import Admission
 from zraft.raft.election import Elections
@@ -12,7 +14,7 @@ from zraft.raft.quorum import is_quorum, quorum_index
 from zraft.raft.raft import REPLIES, Raft
 from zraft.raft.reconfiguration import Reconfiguration
 from zraft.raft.replication import Replication
-from zraft.raft.state import State
+from zraft.raft.state import Role, State
 from zraft.sim.mutant import mutant
 
 # --- when a change may begin, and from when on it holds
@@ -28,7 +30,15 @@ def _change_before_noop(patch: Any) -> None:
         self.term_start_index = term_start
         return refusal
 
+    def on_change_members(self: Consensus, sender: str, message: Any) -> None:
+        raft = self.raft
+        if raft is None or raft.role is not Role.LEADER or raft.transferee:
+            self.refuse([message.token])
+        else:
+            self.changes.request(raft, message.token, message.change)
+
     patch(Reconfiguration, "why_no_change", why_no_change)
+    patch(Consensus, "on_change_members", on_change_members)
 
 
 @mutant("two-changes-at-once", "3", "begins the next configuration before the last one has committed")
@@ -137,7 +147,7 @@ def _stores_ignored(patch: Any) -> None:
 
 @mutant("joiner-votes", "22", "votes, and by its name alone, while it waits to be added and knows no cluster")
 def _joiner_votes(patch: Any) -> None:
-    original, answer = Raft.step, Elections.on_request_vote
+    original, answer, refusal = Raft.step, Elections.on_request_vote, Transport.why_refused
 
     def step(self: Raft, sender: str, message: Any, store_id: int = 0, meant_for: int = 0) -> None:
         original(self, sender, message, store_id, meant_for if self.membership.voters else 0)
@@ -149,8 +159,12 @@ def _joiner_votes(patch: Any) -> None:
         answer(self, candidate, request)
         self.configs = configs
 
+    def why_refused(self: Transport, frame: Any) -> str:
+        return "" if self.identity.waiting and frame.receiver == self.node else refusal(self, frame)
+
     patch(Raft, "step", step)
     patch(Elections, "on_request_vote", on_request_vote)
+    patch(Transport, "why_refused", why_refused)
 
 
 @mutant("adds-anybody", "10", "adds whoever answers at an address, whatever it holds and whoever it is")
