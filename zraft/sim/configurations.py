@@ -11,14 +11,15 @@ from collections.abc import Collection
 
 from zraft.messages import Entry
 from zraft.raft import Membership, Raft
+from zraft.raft.admission import ADMISSION_MS
 from zraft.sim.durable import Holding
 from zraft.sim.violation import Violation
 
 MAX_LATE_TERMS = 3
 """Terms that a node may still raise after it was removed: answers that were on their way make it do so."""
-CLOSE_US = 1_000_000
-"""A voter that is new holds all that its leader had in its log so long ago (trap 26): a round of catching up, and as
-much of the next one, takes an election timeout each; the rest is for clocks that go wrong."""
+ANSWER_US = 1_500 * ADMISSION_MS
+"""So old, by a clock that goes wrong, is the answer by which somebody is added at most: he may have joined since then,
+and have been removed again."""
 
 
 def is_majority(nodes: Collection[str], agreeing: Collection[str]) -> bool:
@@ -45,8 +46,8 @@ class Configurations:
         self._counts = counts
         self._known: list[tuple[int, int, Membership]] = []  # (index, term, members), ascending
         self._member_stores: set[tuple[str, int]] = set()  # that any configuration ever named
-        self._retired: set[tuple[str, int]] = set()  # that were members, and are not any more
-        self._grown: dict[str, deque[tuple[int, int]]] = {}  # of each leader's log: (when, to which index)
+        self._retired_us: dict[tuple[str, int], int] = {}  # since when those that were members are none any more
+        self._grown: dict[str, deque[tuple[int, int]]] = {}  # of each leader's log: (when by its clock, to which index)
         self._raised: Counter[str] = Counter()  # terms, by nodes that are no voters
 
     # --- which one holds
@@ -60,6 +61,13 @@ class Configurations:
         """Those in any log that may be committed yet."""
         end = len(self._entries)
         return [members for index, _, members in self._known if index > end]
+
+    def held(self) -> list[Membership]:
+        """Those newer than the newest committed one that members hold durably: whoever leads next goes by one."""
+        newest_at, newest = self.committed[-1]
+        lives = [self.life(name, newest) for name in newest.members]
+        found = [self.in_force(life.held()) for life in lives if life is not None]
+        return [members for index, members in found if members is not None and index > newest_at]
 
     def saw(self, index: int, term: int, entry: Entry) -> None:
         """A CONFIG entry is in a log."""
@@ -111,9 +119,11 @@ class Configurations:
         _, before = self.in_force(terms, index - 1)
         _, after = self.in_force(terms, index)
         if before is not None and after is not None:
-            self._judge_step(name, before, after, terms, now_us)
+            self._judge_step(name, before, after, now_us)
+            for node in after.voters.keys() - before.electorate.keys():
+                self._judge_promotion(raft, node, after, now_us)
 
-    def _judge_step(self, name: str, before: Membership, after: Membership, terms: list[int], now_us: int) -> None:
+    def _judge_step(self, name: str, before: Membership, after: Membership, now_us: int) -> None:
         joint = after.outgoing and not before.outgoing
         if before.outgoing and (after.outgoing or after.voters.keys() != before.voters.keys()):
             raise Violation("one change at a time", f"{name}: from {before.describe()} to {after.describe()}")
@@ -123,38 +133,42 @@ class Configurations:
             raise Violation("a change of voters is joint", f"{name}: from {before.describe()} to {after.describe()}")
         for node in after.members.keys() - before.members.keys():
             life = self.life(node, after)
-            if (node, after.stores.get(node, 0)) in self._retired and life is not None and life.held():
+            retired_us = self._retired_us.get((node, after.stores.get(node, 0)), now_us)
+            if retired_us < now_us - ANSWER_US and life is not None and life.held():
                 raise Violation("who was removed stays out", f"{name} adds {node} with the data of its former life")
             if life is None:
                 raise Violation("a joiner is who was meant", f"{name} adds {node}, whose data directory it is not")
-        for node in after.voters.keys() - before.electorate.keys():
-            self._judge_promotion(name, node, after, terms, now_us)
 
-    def _judge_promotion(self, name: str, node: str, after: Membership, terms: list[int], now_us: int) -> None:
-        """Trap 26."""
-        known = max([index for at_us, index in self._grown.get(name, ()) if at_us <= now_us - CLOSE_US], default=0)
+    def _judge_promotion(self, raft: Raft, node: str, after: Membership, now_us: int) -> None:
+        """Trap 26: it holds all that its leader had in its log two election timeouts ago: a round of catching up takes
+        one at most, and the next one has not run for longer."""
+        then_ms = raft.now_ms - 2 * raft.settings.election_timeout_ms[0] - raft.settings.heartbeat_ms
+        known = max([index for at_ms, index in self._grown.get(raft.id, ()) if at_ms <= then_ms], default=0)
         life = self.life(node, after)
+        if life is not None:
+            life.settle(now_us)
         held = 0 if life is None else len(life.held())
         if held < known:
             raise Violation(
-                "a new voter is close", f"{name} makes {node} a voter, which holds {held}; it had {known} a while ago"
+                "a new voter is close",
+                f"{raft.id} makes {node} a voter, which holds {held}; itself held {known} a while ago",
             )
 
-    def on_leader_log(self, name: str, last_index: int, now_us: int) -> None:
+    def on_leader_log(self, raft: Raft) -> None:
         """A leader's log has grown."""
-        grown = self._grown.setdefault(name, deque())
-        grown.append((now_us, last_index))
-        while len(grown) > 1 and grown[1][0] < now_us - CLOSE_US:
+        grown = self._grown.setdefault(raft.id, deque())
+        grown.append((raft.now_ms, raft.log.last_index))
+        while len(grown) > 1 and grown[1][0] < raft.now_ms - 4 * raft.settings.election_timeout_ms[0]:
             grown.popleft()
 
     def on_led(self, name: str) -> None:
         """Another term of a leader begins: what it had in its log before is another matter."""
         self._grown.pop(name, None)
 
-    def on_committed(self, index: int, entry: Entry) -> None:
+    def on_committed(self, index: int, entry: Entry, now_us: int) -> None:
         """A CONFIG entry is known to be committed."""
         members, before = Membership.decode(entry.data), self.newest
-        self._retired.update(before.stores.items() - members.stores.items())
+        self._retired_us |= dict.fromkeys(sorted(before.stores.items() - members.stores.items()), now_us)
         self.committed.append((index, members))
         counts = self._counts
         counts["changes-joint"] += bool(members.outgoing)

@@ -117,7 +117,7 @@ class Invariants:
         if (last, last_term) != seen.last or base != seen.base_index:
             self._log_matching(name, raft, seen)
             if role is Role.LEADER:
-                self.configurations.on_leader_log(name, last, now_us)
+                self.configurations.on_leader_log(raft)
         if durable != seen.durable_index:
             self._believed_durable(name, raft, seen, now_us)
         leads = role is Role.LEADER
@@ -291,7 +291,7 @@ class Invariants:
                 self.committed_in.append(raft.current_term)
                 self.reference.take(index, entry)
                 if entry.kind == _CONFIG:
-                    self.configurations.on_committed(index, entry)
+                    self.configurations.on_committed(index, entry, now_us)
             for term, leader_log in self._leader_runs.items():
                 if term > raft.current_term:
                     self._leader_completeness(term, leader_log, raft.commit_index)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from zraft.raft import Membership, Role
 from zraft.sim.availability import raft_of
 from zraft.sim.link_faults import LinkFaults, both_ways
-from zraft.sim.operators import Wish, as_json
+from zraft.sim.operators import OPERATORS, Wish, as_json
 
 if TYPE_CHECKING:
     from zraft.sim.cluster import Cluster
@@ -65,9 +65,8 @@ class MemberFaults(LinkFaults):
 
     def is_majority_lost(self) -> bool:
         """Whether changes and damage together have left too few of the members that decide now."""
-        configs = [raft.membership for raft in map(raft_of, self._cluster.machines.values()) if raft is not None]
-        newest = self._configurations.newest
-        return not all(self.stays_electable(members) for members in (newest, *configs) if members.cluster_id)
+        configurations = self._configurations
+        return not all(self.stays_electable(members) for members in (configurations.newest, *configurations.held()))
 
     def _members_may_change(self) -> bool:
         """Whether a change is under way, or may be."""
@@ -258,6 +257,23 @@ class MemberFaults(LinkFaults):
             victim.process.ask_kill("consensus", 0)
         else:
             self._crash(victim, power=what == "power")
+        if self._rng.random() < 0.5:
+            self._seek_new_leader((leader, self._scheduler.now_us + SEEK_FOR_US))
+
+    def _seek_new_leader(self, sought: tuple[Machine, int]) -> None:
+        """Who leads next is asked for a change before it knows what is committed (trap 2)."""
+        former, end_us = sought
+        now_us, leader = self._scheduler.now_us, self._leader()
+        raft = None if leader is None else raft_of(leader)
+        if not self._active or now_us >= end_us:
+            return
+        if leader is None or leader is former or raft is None or raft.commit_index >= raft.term_start_index:
+            self._scheduler.at(now_us + SEEK_US // 5, self._seek_new_leader, sought)
+            return
+        wish = self._remove(self._rng.choice(list(raft.membership.members)))
+        self._cluster.availability.unsettle()
+        self._cluster.operators[OPERATORS[0]].ask(wish, leader.name, at_once=True)
+        self._cluster.trace.event(now_us, f"fault: {leader.name}, which has just begun, is asked to {wish.what}")
 
     def _leader(self) -> Machine | None:
         """Who leads the latest term."""

@@ -18,14 +18,14 @@ from zraft.raft.raft import Raft
 from zraft.raft.reads import Reads
 from zraft.raft.replication import Replication
 from zraft.raft.state import State
-from zraft.sim import snapshot_mutants
+from zraft.sim import membership_mutants, snapshot_mutants
 from zraft.sim.mutant import MUTANTS, mutant, planted
 from zraft.statemachine.machine import StateMachine
 from zraft.statemachine.sessions import Session, Sessions
 from zraft.storage import format as layout
 from zraft.storage.boundary import BoundaryDisk
 
-__all__ = ["MUTANTS", "planted", "snapshot_mutants"]
+__all__ = ["MUTANTS", "membership_mutants", "planted", "snapshot_mutants"]
 
 
 # --- committing and reading

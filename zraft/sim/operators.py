@@ -60,17 +60,19 @@ class Operator:
         """Whether nothing that it asked for may take effect any more."""
         return not self._asked and self._scheduler.now_us >= self.doubtful_until_us
 
-    def ask(self, wish: Wish, node: str) -> None:
-        """Ask that node first."""
+    def ask(self, wish: Wish, node: str, at_once: bool = False) -> None:
+        """Ask that node first. at_once: it hears it now, as if this had been sent before."""
         give_up_us = self._rng.randint(*GIVE_UP_US)
-        self._send(Asked(wish, self._scheduler.now_us + give_up_us), node)
+        self._send(Asked(wish, self._scheduler.now_us + give_up_us), node, at_once)
 
-    def _send(self, asked: Asked, node: str) -> None:
+    def _send(self, asked: Asked, node: str, at_once: bool = False) -> None:
         self._requests += 1
         asked.copies += 1
         self._asked[self._requests] = asked
         frame = pack_requests([(self._requests, int(RequestKind.MEMBERS), asked.wish.body)])
-        if not self._cluster.network.send_client(self.name, node, frame, answer=False):
+        if at_once:
+            self._cluster.hand_in(node, "frontend", "clients", (self.name.encode(), frame))
+        elif not self._cluster.network.send_client(self.name, node, frame, answer=False):
             del self._asked[self._requests]
             self._try_elsewhere(asked, "")
             return
