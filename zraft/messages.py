@@ -559,6 +559,9 @@ PEER_MESSAGES = (
     InstallSnapshot, InstallSnapshotReply, Removed, WhoAreYou, IAm,
 )  # fmt: skip
 
+PEER_REPLIES = (VoteReply, AppendReply, HeartbeatReply, InstallSnapshotReply)
+"""Those that answer one question: they count only from a member, and are for the very one who asked."""
+
 BUS_MESSAGES = (
     Recover, Recovered, Append, Appended, ReadLog, LogRead, CompactLog, SaveClusterId, DiskFull,
     Apply, ReadAt, Applied, RestoreSnapshot,

@@ -15,7 +15,7 @@ import msgpack
 
 from zraft.enums import direct_members
 from zraft.errors import ZraftError
-from zraft.messages import BUS_MESSAGES, PEER_MESSAGES, AppendEntries, Entry
+from zraft.messages import BUS_MESSAGES, PEER_MESSAGES, PEER_REPLIES, AppendEntries, Entry
 
 CLIENT_VERSION = 1
 PEER_VERSION = 1
@@ -101,6 +101,7 @@ def _peer_field_types() -> list[tuple[type, ...]]:
 _PEER_TYPES = _peer_field_types()
 _PEER_NUMBERS = [tuple(position for position, kind in enumerate(types) if kind is int) for types in _PEER_TYPES]
 _APPEND_ENTRIES = _PEER_TAGS[AppendEntries]
+_REPLIES = frozenset(_PEER_TAGS[kind] for kind in PEER_REPLIES)
 
 
 class EntriesCache:
@@ -144,6 +145,11 @@ def unpack_peer(body: bytes) -> Any:
         _check_entries(entries)
         return AppendEntries._make((*fields[:4], entries))
     return PEER_MESSAGES[tag]._make(fields)
+
+
+def is_reply(body: bytes) -> bool:
+    """Whether this body of `pack_peer` is one of `messages.PEER_REPLIES`."""
+    return body[1] in _REPLIES  # behind the byte that says how many fields there are, at most 15; tags are below 128
 
 
 class PeerFrame(NamedTuple):

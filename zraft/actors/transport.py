@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 from zraft.bus.actor import Actor, Context
 from zraft.messages import FindNode, IAm, Identity, Inbound, NodeFound, Outbound, WhoAreYou
 from zraft.raft import Address
-from zraft.wire import EntriesCache, PeerFrame, WireError, pack_peer, pack_peer_frame, unpack_peer, unpack_peer_frame
+from zraft.wire import (
+    EntriesCache,
+    PeerFrame,
+    WireError,
+    is_reply,
+    pack_peer,
+    pack_peer_frame,
+    unpack_peer,
+    unpack_peer_frame,
+)
 
 if TYPE_CHECKING:  # what runs these actors without sockets does not load ZeroMQ
     from zraft.bus.ports import PeerPort
@@ -33,6 +42,8 @@ class Transport(Actor):
         # Links beside those to the peers, by id or (where somebody asks, or is asked, who he is) by address: to answer
         # members that this node has not heard of yet. The oldest goes first.
         self.guests: dict[str, str] = {}
+        # Peers that were added again by an entry which is not here yet: id -> (their present store id, address).
+        self.renewed: dict[str, tuple[int, str]] = {}
         self.outbound: dict[str, list[bytes]] = {}
         self.inbound: list[tuple[str, int, int, tuple[bytes, ...]]] = []
         self.counts = {"peer_frames_in": 0, "peer_frames_out": 0, "peer_dropped_in": 0, "peer_dropped_out": 0}
@@ -42,6 +53,9 @@ class Transport(Actor):
     def on_identity(self, sender: str, message: Identity) -> None:
         """Who we are, and who the others are."""
         self.identity = message
+        self.renewed = {
+            peer: present for peer, present in self.renewed.items() if message.peers.get(peer, ("", 0))[1] != present[0]
+        }
         known = {address for address, _ in message.peers.values()}
         self.guests = {
             guest: address
@@ -87,10 +101,25 @@ class Transport(Actor):
             if why:
                 self.refuse(frame.sender, why)
                 continue
-            if frame.sender not in self.identity.peers:
+            peer = self.identity.peers.get(frame.sender)
+            if peer is None:
                 self.welcome(frame.sender, frame.address)
+            elif frame.store_id != peer[1]:
+                self.on_other_store(frame, *peer)
+            elif self.renewed:
+                self.renewed.pop(frame.sender, None)
             self.counts["peer_frames_in"] += 1
             self.inbound.append((frame.sender, frame.store_id, frame.receiver_store_id, frame.bodies))
+
+    def on_other_store(self, frame: PeerFrame, address: str, store_id: int) -> None:
+        """A peer is heard with another data directory, and maybe from elsewhere, than the members say: it was removed
+        and added again by entries that are not here yet. It may be the leader that brings them, and takes no answers
+        but those that are meant for its present life."""
+        if not store_id:
+            return  # not known
+        self.renewed[frame.sender] = (frame.store_id, frame.address)
+        if frame.address != address:
+            self.welcome(frame.address, frame.address)
 
     def why_refused(self, frame: PeerFrame) -> str:
         """ "" for a frame of this cluster that is meant for this node."""
@@ -169,12 +198,21 @@ class Transport(Actor):
             for body in bodies:
                 self.send(peer, [body])
             return
+        _, store_id = self.identity.peers.get(peer, ("", 0))
+        if peer in self.renewed:
+            answers = [body for body in bodies if is_reply(body)]
+            present_store_id, address = self.renewed[peer]
+            if answers:
+                self.send_frame(address if address in self.guests else peer, peer, present_store_id, answers)
+        self.send_frame(peer, peer, store_id, bodies)
+
+    def send_frame(self, link: str, peer: str, store_id: int, bodies: list[bytes]) -> None:
+        """To a peer with this data directory (0: not known)."""
         identity = self.identity
-        _, store_id = identity.peers.get(peer, ("", 0))
         frame = PeerFrame(
             identity.cluster_id, self.node, identity.store_id, self.own.peer, peer, store_id, tuple(bodies)
         )
-        sent = self.port.send(peer, pack_peer_frame(frame))
+        sent = self.port.send(link, pack_peer_frame(frame))
         self.counts["peer_frames_out" if sent else "peer_dropped_out"] += 1
 
     def status(self) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import pytest
 from fake_bus import FakeContext, FakePort, run_batch
 
 from zraft.actors.transport import MAX_GUESTS, Transport
-from zraft.messages import FindNode, Identity, Inbound, NodeFound, Outbound
+from zraft.messages import FindNode, Identity, Inbound, NodeFound, Outbound, RequestVote, VoteReply
 from zraft.raft import Address
-from zraft.wire import PeerFrame, pack_peer_frame, unpack_peer_frame
+from zraft.wire import EntriesCache, PeerFrame, pack_peer, pack_peer_frame, unpack_peer_frame
 
 CLUSTER, STORE = 0xABC, 11
 ADDRESSES = {"n2": "tcp://two", "n3": "tcp://three"}
@@ -158,6 +158,46 @@ def test_strangers_get_only_so_many_links() -> None:
     scene.frames(*(frame(b"a", sender=f"n{number}") for number in range(10, 40)))
     assert len(scene.port.peers) == len(PEERS) + MAX_GUESTS
     assert "n39" in scene.port.peers and "n10" not in scene.port.peers
+
+
+VOTE, ASK = (
+    pack_peer(message, EntriesCache()) for message in (VoteReply(3, True, False), RequestVote(3, 1, 1, False, False))
+)
+
+
+def sent_to(scene: Scene) -> list[tuple[str, int, tuple[bytes, ...]]]:
+    """(link, store that it is meant for, bodies) of what was sent since this was asked last."""
+    frames = [(link, unpack_peer_frame(data)) for link, data in scene.port.sent]
+    scene.port.sent.clear()
+    return [(link, sent.receiver_store_id, sent.bodies) for link, sent in frames]
+
+
+def test_a_peer_that_was_added_again_as_is_not_known_here_yet_is_answered_as_what_it_is() -> None:
+    """It may be the leader, which takes no answers that are meant for its former life; asked is who is known."""
+    scene = Scene()
+    again = pack_peer_frame(PeerFrame(CLUSTER, "n2", 99, "tcp://moved", "n1", STORE, (b"a",)))
+    assert scene.frames(again) == [("consensus", Inbound((("n2", 99, STORE, (b"a",)),)))]
+    scene.say(Outbound((("n2", VOTE), ("n2", ASK), ("n3", VOTE))))
+    known = [("n2", 22, (VOTE, ASK)), ("n3", 0, (VOTE,))]
+    assert sent_to(scene) == [("tcp://moved", 99, (VOTE,)), *known]
+    assert scene.port.peers == {**ADDRESSES, "tcp://moved": "tcp://moved"}
+    scene.say(Outbound((("n2", ASK),)))
+    assert sent_to(scene) == [("n2", 22, (ASK,))]
+    scene.frames(frame(b"a"))
+    scene.say(Outbound((("n2", VOTE), ("n2", ASK), ("n3", VOTE))))
+    assert sent_to(scene) == known, "heard as it is known"
+    scene.frames(again)
+    scene.say(Identity(CLUSTER, STORE, False, {**PEERS, "n2": ("tcp://moved", 99)}), Outbound((("n2", VOTE),)))
+    assert sent_to(scene) == [("n2", 99, (VOTE,))], "known as it is"
+
+
+def test_at_its_old_address_too() -> None:
+    scene = Scene()
+    scene.frames(pack_peer_frame(PeerFrame(CLUSTER, "n2", 99, "tcp://two", "n1", STORE, (b"a",))))
+    scene.frames(pack_peer_frame(PeerFrame(CLUSTER, "n3", 99, "tcp://three", "n1", STORE, (b"a",))))
+    scene.say(Outbound((("n2", VOTE), ("n3", VOTE))))
+    assert sent_to(scene) == [("n2", 99, (VOTE,)), ("n2", 22, (VOTE,)), ("n3", 0, (VOTE,))], "of n3 none is known"
+    assert scene.port.peers == ADDRESSES
 
 
 def test_who_waits_to_be_added_hears_only_who_has_asked_him() -> None:

@@ -16,7 +16,7 @@ from cluster_invariants import Invariants
 from model_disk import CompactLog, LogRead, ModelDisk, ReadPiece, SaveSnapshot, Snapshot, StorePiece
 
 from zraft.errors import NodeMustStop
-from zraft.messages import Entry, EntryKind
+from zraft.messages import PEER_REPLIES, Entry, EntryKind
 from zraft.raft import Address, Durable, Membership, Output, Raft, Role, Settings, Write
 
 SETTINGS = Settings(election_timeout_ms=(150, 300), heartbeat_ms=50, snapshot_keep=0)
@@ -43,6 +43,7 @@ class Node:
         self.founding = Membership(0, {voter: Address(f"tcp://{voter}:1", f"tcp://{voter}:2") for voter in voters})
         self.disk = ModelDisk()
         self.store_id = 0
+        self.heard: dict[str, int] = {}  # by which data directory each peer was heard last
         self.done: deque[Callable[[], Any]] = deque()  # answers of the log_writer that consensus has not seen yet
         self.filed: deque[Callable[[], Any]] = deque()  # and of the snapshot_writer
         self.stands: deque[Callable[[], Any]] = deque()  # and of an applier that is new, or has loaded a snapshot
@@ -166,13 +167,17 @@ class Cluster:
 
     def send(self, node: Node, messages: Iterable[tuple[str, Any]]) -> None:
         for peer, message in messages:
-            meant_for = node.raft.membership.stores.get(peer, 0)
-            packet = Packet(node.id, peer, message, node.store_id, meant_for)
-            if self.invariants:
-                self.invariants.on_send(packet)
-            self.sent.append(packet)
-            if (node.id, peer) not in self.cut and not self.drop(packet):
-                self.network.append(packet)
+            known = node.raft.membership.stores.get(peer, 0)
+            lives = {known}
+            if known and isinstance(message, PEER_REPLIES):
+                lives.add(node.heard.get(peer, known))  # as transport does: an answer is for who asked, too
+            for meant_for in sorted(lives):
+                packet = Packet(node.id, peer, message, node.store_id, meant_for)
+                if self.invariants:
+                    self.invariants.on_send(packet)
+                self.sent.append(packet)
+                if (node.id, peer) not in self.cut and not self.drop(packet):
+                    self.network.append(packet)
 
     def deliver(self, *packets: Packet) -> None:
         """To one receiver, in one batch. A packet need not come from the network; cut links swallow it."""
@@ -180,6 +185,7 @@ class Cluster:
         self.network[:] = [packet for packet in self.network if id(packet) not in taken]
         arrived = [packet for packet in packets if (packet.sender, packet.receiver) not in self.cut]
         if arrived:
+            self.nodes[arrived[0].receiver].heard |= {packet.sender: packet.store_id for packet in arrived}
             steps = [
                 lambda raft, p=packet: raft.step(p.sender, p.message, p.store_id, p.meant_for) for packet in arrived
             ]

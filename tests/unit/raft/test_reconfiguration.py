@@ -383,6 +383,46 @@ def test_trap_10_acknowledgements_of_a_former_life_do_not_count() -> None:
     assert cluster["n3"].applied == cluster["n1"].applied
 
 
+def away_while_n2_was_replaced() -> Cluster:
+    """Of n1..n4, n3 knows n2 as it was before it was removed, wiped and added again."""
+    cluster = led(3, "n4")
+    ask(cluster, add("n4"))
+    until(cluster, "n1", "n2", "n3", "n4")
+    cluster.isolate("n3")
+    ask(cluster, remove("n2"))
+    until(cluster, "n1", "n3", "n4")
+    cluster.join("n2", 222)
+    cluster.isolate("n3")
+    ask(cluster, add("n2"), {"n2": 222})
+    until(cluster, "n1", "n2", "n3", "n4")
+    return cluster
+
+
+def test_trap_10_who_was_away_while_another_was_replaced_under_its_name_follows_it() -> None:
+    cluster = away_while_n2_was_replaced()
+    cluster.input(cluster["n1"], lambda raft: raft.transfer_leadership("n2"))
+    cluster.run(300)
+    leader = cluster.leader()
+    cluster.heal()
+    cluster.stop(cluster["n1"])
+    index = cluster.propose(leader, b"needs n3")
+    cluster.run(500)
+    assert leader.id == "n2" and leader.raft.role is Role.LEADER
+    assert index is not None and leader.raft.commit_index >= index
+    assert members(cluster["n3"]).stores["n2"] == 222
+    assert not any("another data directory" in note for note in leader.notes), "n3 is behind, n2 is a member"
+
+
+def test_trap_10_and_elects_it() -> None:
+    cluster = away_while_n2_was_replaced()
+    cluster.stop(cluster["n1"])
+    cluster.heal()
+    cluster.run(200)
+    cluster.elect("n2")
+    cluster.run(500)
+    assert members(cluster["n3"]).stores["n2"] == 222
+
+
 def test_trap_22_a_member_that_was_wiped_counts_no_more() -> None:
     """It was added, so it waits to be added again: it may neither vote nor acknowledge for what it was."""
     cluster = led(3, "n4")
