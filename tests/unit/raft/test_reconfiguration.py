@@ -345,15 +345,36 @@ def test_trap_13_a_removed_node_that_is_not_told_changes_no_term_either() -> Non
     assert {node.raft.current_term for node in cluster.nodes.values()} == {term}
 
 
+def test_a_removed_node_is_told_even_if_it_began_a_change_of_its_own_in_vain() -> None:
+    """As the leader of a minority: that entry stands further on in its log than the one that removed it."""
+    cluster = led(5)
+    cluster.isolate("n1", "n2")
+    cluster.propose(cluster["n1"], *[b"never committed"] * 20)
+    ask(cluster, remove("n5"))
+    assert cluster.run(2_000, until=lambda: any(node.id in ("n3", "n4", "n5") for node in cluster.leaders()))
+    cluster.run(100)
+    ask(cluster, remove("n1"), name=cluster.leader().id)
+    cluster.run(1_000)
+    cluster.heal()
+    leader = until(cluster, "n2", "n3", "n4", "n5")
+    cluster.run(1_000)
+    assert cluster["n1"].raft.config_index > leader.raft.config_index and cluster["n1"].raft.standing == "removed"
+
+
 def test_a_late_word_of_a_removal_does_not_reach_who_was_added_again_since() -> None:
     cluster = led()
     raft = cluster["n3"].raft
-    cluster.deliver(Packet("n2", "n3", Removed(raft.config_index)))
-    assert not raft.removed_at
+    cluster.drop = lambda packet: type(packet.message) is Heartbeat  # n3 holds this, and cannot know that it committed
+    last = cluster.propose(cluster["n1"], b"x")
+    cluster.settle()
     cluster.isolate("n3")
     cluster.run(1_000)
     cluster.heal()
-    cluster.deliver(Packet("n2", "n3", Removed(10**6)))
+    assert last is not None and raft.commit_index < last == raft.log.last_index
+    for index in (raft.commit_index, last):
+        cluster.deliver(Packet("n2", "n3", Removed(index, raft.log.term(index))))
+        assert not raft.removed_at, "it holds that entry, and is a member by what came after"
+    cluster.deliver(Packet("n2", "n3", Removed(10**6, 1)))
     assert raft.removed_at == 10**6
     cluster.run(500)
     assert not raft.removed_at, "a leader sends it entries: it is a member"
