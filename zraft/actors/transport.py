@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zraft.bus.actor import Actor, Context
 from zraft.messages import FindNode, IAm, Identity, Inbound, NodeFound, Outbound, WhoAreYou
 from zraft.raft import Address
+from zraft.raft.change import MAX_MEMBERS
 from zraft.wire import (
     EntriesCache,
     PeerFrame,
@@ -22,7 +23,9 @@ from zraft.wire import (
 if TYPE_CHECKING:  # what runs these actors without sockets does not load ZeroMQ
     from zraft.bus.ports import PeerPort
 
-MAX_GUESTS = 16
+MAX_GUESTS = MAX_MEMBERS
+"""So many nodes can be asked at once who they are, as a change that adds as many does: a link to each has to stay until
+the next question, for the first one goes before it is there."""
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from fake_bus import FakeContext, FakePort, run_batch
 from zraft.actors.transport import MAX_GUESTS, Transport
 from zraft.messages import FindNode, Identity, Inbound, NodeFound, Outbound, RequestVote, VoteReply
 from zraft.raft import Address
+from zraft.raft.change import MAX_MEMBERS
 from zraft.wire import EntriesCache, PeerFrame, pack_peer, pack_peer_frame, unpack_peer_frame
 
 CLUSTER, STORE = 0xABC, 11
@@ -155,9 +156,17 @@ def test_one_of_this_cluster_is_heard_and_answered_though_this_node_does_not_kno
 
 def test_strangers_get_only_so_many_links() -> None:
     scene = Scene()
-    scene.frames(*(frame(b"a", sender=f"n{number}") for number in range(10, 40)))
+    scene.frames(*(frame(b"a", sender=f"n{number}") for number in range(10, 110)))
     assert len(scene.port.peers) == len(PEERS) + MAX_GUESTS
-    assert "n39" in scene.port.peers and "n10" not in scene.port.peers
+    assert "n109" in scene.port.peers and "n10" not in scene.port.peers
+
+
+def test_as_many_as_may_be_members_can_be_asked_at_once_who_they_are() -> None:
+    """The first question to each goes before the link is there: it has to be there for the second."""
+    scene = Scene()
+    addresses = [f"tcp://n{number}" for number in range(MAX_MEMBERS)]
+    scene.say(*map(FindNode, addresses))
+    assert set(addresses) < set(scene.port.peers)
 
 
 VOTE, ASK = (
