@@ -128,9 +128,10 @@ class TimeoutNow(NamedTuple):
 
 class Removed(NamedTuple):
     """Voter -> who asks for its vote and is no member: the committed configuration at config_index does not list you.
-    Lost: the other asks again. It knows no term: who was removed takes part in none."""
+    config_term: of that entry, nobody's current one: who was removed takes part in none. Lost: the other asks again."""
 
     config_index: int
+    config_term: int
 
 
 class WhoAreYou(NamedTuple):
@@ -559,6 +560,9 @@ PEER_MESSAGES = (
     RequestVote, VoteReply, AppendEntries, AppendReply, Heartbeat, HeartbeatReply, TimeoutNow,
     InstallSnapshot, InstallSnapshotReply, Removed, WhoAreYou, IAm,
 )  # fmt: skip
+
+PEER_REPLIES = (VoteReply, AppendReply, HeartbeatReply, InstallSnapshotReply)
+"""Those that answer one question: they count only from a member, and are for the very one who asked."""
 
 BUS_MESSAGES = (
     Recover, Recovered, Append, Appended, ReadLog, LogRead, CompactLog, SaveClusterId, DiskFull,

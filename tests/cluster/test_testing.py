@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from zraft.testing import Cluster, NotInTime
+from zraft.testing.harness import eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,3 +82,27 @@ def test_without_pytest_and_with_every_fault() -> None:
                 node.kill()
             cluster.wait_for_leader(0.1)
     assert not folder.exists()
+
+
+def voters_of(cluster: Cluster) -> set[str]:
+    """By what the leader says; nobody while they change."""
+    report = cluster.statuses()[cluster.wait_for_leader()]
+    return set() if report["change"] else {member["id"] for member in report["members"] if member["role"] == "voter"}
+
+
+def test_faults_of_links_while_a_node_waits_to_be_added_and_after_one_was_removed() -> None:
+    """Who is no member has no links, and no node takes rules for them."""
+    with Cluster(nodes=3) as cluster:
+        cluster.start()
+        joining = cluster.start_joining("n4")
+        cluster.isolate("n4")
+        cluster.delay(1, 5)
+        assert set(cluster.statuses()["n1"]["faults"]["links"]) == {"n2", "n3"}
+        cluster.heal()
+        with cluster.client(timeout=15.0) as client:
+            client.add_member("n4", joining.peer, joining.endpoint)
+            eventually("n4 votes", lambda: voters_of(cluster) == {"n1", "n2", "n3", "n4"})
+            client.remove_member("n2")
+            eventually("n2 is out", lambda: voters_of(cluster) == {"n1", "n3", "n4"})
+        cluster.isolate("n1")
+        assert set(cluster.statuses()["n1"]["faults"]["links"]) == {"n3", "n4"}

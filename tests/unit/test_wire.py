@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from message_strategies import ENTRIES, NUMBERS, TEXTS, of_class
 
-from zraft.messages import BUS_MESSAGES, PEER_MESSAGES, AppendEntries, AppendReply, Entry, Heartbeat, RequestVote
+from zraft.messages import (
+    BUS_MESSAGES,
+    PEER_MESSAGES,
+    PEER_REPLIES,
+    AppendEntries,
+    AppendReply,
+    Entry,
+    Heartbeat,
+    RequestVote,
+)
 from zraft.wire import (
     CLIENT_VERSION,
     MAX_FRAME_BYTES,
@@ -21,6 +30,7 @@ from zraft.wire import (
     PeerFrame,
     ReplyFrame,
     WireError,
+    is_reply,
     pack_bus,
     pack_entries,
     pack_peer,
@@ -65,9 +75,11 @@ def test_bus_round_trip(cls: type, data: st.DataObject) -> None:
 @given(data=st.data())
 def test_peer_round_trip(cls: type, data: st.DataObject) -> None:
     message = data.draw(of_class(cls))
-    back = unpack_peer(pack_peer(message, EntriesCache()))
+    body = pack_peer(message, EntriesCache())
+    back = unpack_peer(body)
     assert back == message
     assert type(back) is cls
+    assert is_reply(body) is (cls in PEER_REPLIES)
     if cls is AppendEntries:
         assert all(type(entry) is Entry for entry in back.entries)
 

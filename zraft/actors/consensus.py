@@ -14,6 +14,7 @@ from typing import Any
 from zraft.bus.actor import Actor, Context
 from zraft.changes import Changes
 from zraft.messages import (
+    PEER_REPLIES,
     Append,
     Appended,
     Applied,
@@ -54,7 +55,6 @@ from zraft.messages import (
 from zraft.raft import NOTHING, Address, Membership, Output, Raft, Role, SavedSnapshot, Settings, Write
 from zraft.raft.log import MAX_RUN_BYTES
 from zraft.raft.progress import SNAPSHOT_PIECE_BYTES
-from zraft.raft.raft import REPLIES
 from zraft.recovered import durable_from, log_from, unpack_batches
 from zraft.waiting import Proposals, Transfers
 from zraft.wire import EntriesCache, ReplyStatus, WireError, pack_peer, unpack_peer
@@ -439,7 +439,7 @@ class Consensus(Actor):
             return tuple([(peer, 0, pack_peer(message, cache)) for peer, message in messages])
         return tuple(
             [
-                (peer, strangers.get(peer, 0) if type(message) in REPLIES else 0, pack_peer(message, cache))
+                (peer, strangers.get(peer, 0) if type(message) in PEER_REPLIES else 0, pack_peer(message, cache))
                 for peer, message in messages
             ]
         )

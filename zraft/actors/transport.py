@@ -8,12 +8,23 @@ from typing import TYPE_CHECKING, Any
 from zraft.bus.actor import Actor, Context
 from zraft.messages import FindNode, IAm, Identity, Inbound, NodeFound, Outbound, WhoAreYou
 from zraft.raft import Address
-from zraft.wire import EntriesCache, PeerFrame, WireError, pack_peer, pack_peer_frame, unpack_peer, unpack_peer_frame
+from zraft.raft.change import MAX_MEMBERS
+from zraft.wire import (
+    EntriesCache,
+    PeerFrame,
+    WireError,
+    pack_peer,
+    pack_peer_frame,
+    unpack_peer,
+    unpack_peer_frame,
+)
 
 if TYPE_CHECKING:  # what runs these actors without sockets does not load ZeroMQ
     from zraft.bus.ports import PeerPort
 
-MAX_GUESTS = 16
+MAX_GUESTS = MAX_MEMBERS
+"""So many nodes can be asked at once who they are, as a change that adds as many does: a link to each has to stay until
+the next question, for the first one goes before it is there."""
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +44,8 @@ class Transport(Actor):
         # Links beside those to the peers, by id or (where somebody asks, or is asked, who he is) by address: to answer
         # members that this node has not heard of yet. The oldest goes first.
         self.guests: dict[str, str] = {}
+        # Where such peers are that are heard with another data directory, and from elsewhere, than the members say.
+        self.elsewhere: dict[str, str] = {}
         self.outbound: dict[tuple[str, int], list[bytes]] = {}  # by (peer, its store id: see Outbound)
         self.inbound: list[tuple[str, int, int, tuple[bytes, ...]]] = []
         self.counts = {"peer_frames_in": 0, "peer_frames_out": 0, "peer_dropped_in": 0, "peer_dropped_out": 0}
@@ -42,6 +55,7 @@ class Transport(Actor):
     def on_identity(self, sender: str, message: Identity) -> None:
         """Who we are, and who the others are."""
         self.identity = message
+        self.elsewhere.clear()
         known = {address for address, _ in message.peers.values()}
         self.guests = {
             guest: address
@@ -87,8 +101,12 @@ class Transport(Actor):
             if why:
                 self.refuse(frame.sender, why)
                 continue
-            if frame.sender not in self.identity.peers:
+            peer = self.identity.peers.get(frame.sender)
+            if peer is None:
                 self.welcome(frame.sender, frame.address)
+            elif peer[1] and frame.store_id != peer[1] and frame.address != peer[0]:
+                self.welcome(frame.address, frame.address)
+                self.elsewhere[frame.sender] = frame.address
             self.counts["peer_frames_in"] += 1
             self.inbound.append((frame.sender, frame.store_id, frame.receiver_store_id, frame.bodies))
 
@@ -170,11 +188,12 @@ class Transport(Actor):
                 self.send(peer, store_id, [body])
             return
         identity = self.identity
+        link = self.elsewhere.get(peer, peer) if store_id else peer
         store_id = store_id or identity.peers.get(peer, ("", 0))[1]
         frame = PeerFrame(
             identity.cluster_id, self.node, identity.store_id, self.own.peer, peer, store_id, tuple(bodies)
         )
-        sent = self.port.send(peer, pack_peer_frame(frame))
+        sent = self.port.send(link, pack_peer_frame(frame))
         self.counts["peer_frames_out" if sent else "peer_dropped_out"] += 1
 
     def status(self) -> dict[str, Any]:

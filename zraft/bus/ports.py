@@ -148,13 +148,14 @@ class PeerPort:
         return [frame for _, frame in self._router.drain(limit)]
 
     def set_peers(self, addresses: dict[str, str]) -> None:
-        """Connect to these peers (id -> address) and to no others; where an address is none, there is no link."""
+        """Connect to these peers (id -> address) and to no others. There is no link where an address is none,
+        or none of TCP: anybody may name one, and inproc are the mailboxes of this node's actors."""
         for peer, (address, socket) in list(self._dealers.items()):
             if addresses.get(peer) != address:
                 socket.close()
                 del self._dealers[peer]
         for peer, address in addresses.items():
-            if peer not in self._dealers:
+            if peer not in self._dealers and address.startswith("tcp://"):
                 with suppress(zmq.ZMQError):
                     self._dealers[peer] = (address, _dealer(self._context, address, PEER_HWM))
 

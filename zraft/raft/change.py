@@ -55,8 +55,8 @@ def parse_change(members: Membership, data: bytes) -> Change:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= 300:
-        raise ValueError
+    if not isinstance(value, str) or not 0 < len(value) <= 300 or not (value.isascii() and value.isprintable()):
+        raise ValueError  # JSON can spell what no encoding can write
     return value
 
 

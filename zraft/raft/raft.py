@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from zraft.errors import NodeMustStop
 from zraft.messages import (
+    PEER_REPLIES,
     AppendEntries,
     AppendReply,
     EntryKind,
@@ -29,8 +30,6 @@ from zraft.raft.log import RaftLog
 from zraft.raft.reconfiguration import Reconfiguration
 from zraft.raft.replication import MAX_TAIL_BYTES
 from zraft.raft.state import NOTHING, Output, Role
-
-REPLIES = (VoteReply, AppendReply, HeartbeatReply, InstallSnapshotReply)
 
 
 class Raft(Reconfiguration):
@@ -103,9 +102,9 @@ class Raft(Reconfiguration):
             return
         kind = type(message)
         membership = self.membership
-        if kind in REPLIES and not (sender in membership.members and membership.is_store(sender, store_id)):
+        if kind in PEER_REPLIES and not (sender in membership.members and membership.is_store(sender, store_id)):
             return  # trap 10
-        if kind not in REPLIES and store_id:
+        if kind not in PEER_REPLIES and store_id:
             self.hear_store(sender, store_id)
         if self.fresh and self.id in membership.voters:
             if sender not in membership.voters:
@@ -122,7 +121,7 @@ class Raft(Reconfiguration):
             return
         if term > self.current_term and not self.step_newer_term(sender, message):
             return
-        if kind in REPLIES:
+        if kind in PEER_REPLIES:
             self.step_reply(sender, message, store_id)
         elif kind is AppendEntries:
             self.on_append_entries(sender, message)
@@ -152,7 +151,10 @@ class Raft(Reconfiguration):
 
     def on_mistaken(self, sender: str) -> None:
         """The sender knows the member of this name by another data directory (trap 10): what it says is not meant for
-        this one. A founder that has promised nothing stops, as below; who was added may be about to be added again."""
+        this one. A founder that has promised nothing stops, as below; who was added may be about to be added again.
+        A member knows better: the sender has not heard yet that it is one."""
+        if self.membership.stores.get(self.id) == self.store_id:
+            return
         if self.fresh and self.id in self.membership.voters:
             self.stop_as_wiped(sender)
         if sender not in self.mistaken:

@@ -100,18 +100,21 @@ class Reconfiguration(Elections):
         index = self.config_index
         if candidate in self.membership.members or not 0 < index <= self.commit_index:
             return False
-        if (request.last_log_term, request.last_log_index) >= (self.log.term(index), index):
+        term = self.log.term(index)
+        if (request.last_log_term, request.last_log_index) >= (term, index):
             return False  # it holds that entry, or later ones: it may have been added by one that is not here yet
-        self.send(candidate, Removed(index))
+        self.send(candidate, Removed(index, term))
         return True
 
     def on_removed(self, sender: str, message: Removed) -> None:
-        """A member says that this node is none. It stops to campaign until a leader sends it entries again."""
-        if self.role is Role.LEADER or self.is_sticky() or message.config_index <= self.config_index:
+        """A member says that this node is none. It stops to campaign until a leader sends it entries again. If it holds
+        the entry in question it knows better; that it has later ones says little: they may not have been committed."""
+        index, term = message
+        if self.role is Role.LEADER or self.is_sticky() or index <= self.commit_index or self.log.has(index, term):
             return
         if not self.removed_at:
-            self.note(f"was removed from the cluster by entry {message.config_index}, says {sender}: campaigns no more")
-        self.removed_at = message.config_index
+            self.note(f"was removed from the cluster by entry {index}, says {sender}: campaigns no more")
+        self.removed_at = index
         if self.role is not Role.FOLLOWER:
             self.become_follower(self.current_term, None, "it was removed")
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from zraft.actors.consensus import Consensus
 from zraft.actors.transport import Transport
-from zraft.messages import NodeFound
+from zraft.messages import PEER_REPLIES, NodeFound
 from zraft.raft.admission import Admission
 from zraft.raft.election import Elections
 from zraft.raft.membership import Membership
 from zraft.raft.quorum import is_quorum, quorum_index
-from zraft.raft.raft import REPLIES, Raft
+from zraft.raft.raft import Raft
 from zraft.raft.reconfiguration import Reconfiguration
 from zraft.raft.replication import Replication
 from zraft.raft.state import Role, State
@@ -132,7 +132,7 @@ def _former_life_acks(patch: Any) -> None:
     original = Raft.step
 
     def step(self: Raft, sender: str, message: Any, store_id: int = 0, meant_for: int = 0) -> None:
-        if type(message) in REPLIES:
+        if type(message) in PEER_REPLIES:
             store_id = self.membership.stores.get(sender, 0)
         original(self, sender, message, store_id, meant_for)
 

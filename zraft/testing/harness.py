@@ -14,7 +14,7 @@ from zraft.chaos import inject, links
 from zraft.chaos.links import Edges
 from zraft.client.survey import who_knows_best
 from zraft.client.sync import Client
-from zraft.errors import OutcomeUnknown, ZraftError
+from zraft.errors import InvalidRequest, OutcomeUnknown, ZraftError
 from zraft.testing.node import Node
 from zraft.testing.ports import HOST, PortReservation
 
@@ -167,7 +167,8 @@ class Cluster:
     def partition(self, *groups: Iterable[str]) -> None:
         """Cut every link between nodes of different groups; nodes that are in none are not touched.
 
-        Each of these adds to what is in force, until `heal`. Clients still reach every node.
+        Each of these adds to what is in force, until `heal`. Clients still reach every node. A node that waits to be
+        added, or was removed, has no links; a fault of all links holds for those that are there when it is injected.
         """
         self._add_links(links.partition(*groups))
 
@@ -217,9 +218,17 @@ class Cluster:
 
     def _add_links(self, edges: Edges) -> None:
         self._edges = links.combine([self._edges, edges])
-        for name in self.nodes:
-            if self.nodes[name].is_running:
-                self._inject(name, {"op": "links", "rules": links.rules_of(self._edges, name)})
+        for name, node in self.nodes.items():
+            if not node.is_running:
+                continue
+            rules = links.rules_of(self._edges, name)
+            try:
+                self._inject(name, {"op": "links", "rules": rules})
+            except InvalidRequest:  # it has no link to who waits to be added, or was removed, and takes no rule for him
+                report = self.statuses([node]).get(name, {})
+                members = [member["id"] for member in report.get("members", ())]
+                rules = {peer: rule for peer, rule in rules.items() if peer in members}
+                self._inject(name, {"op": "links", "rules": rules})
 
     def _inject(self, name: str, fault: Mapping[str, Any], seconds: float = FAULT_SECONDS) -> None:
         inject.send(self._own_client(), self.nodes[name].endpoint, fault, seconds)

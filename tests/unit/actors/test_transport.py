@@ -13,6 +13,7 @@ from fake_bus import FakeContext, FakePort, run_batch
 from zraft.actors.transport import MAX_GUESTS, Transport
 from zraft.messages import FindNode, Identity, Inbound, NodeFound, Outbound
 from zraft.raft import Address
+from zraft.raft.change import MAX_MEMBERS
 from zraft.wire import PeerFrame, pack_peer_frame, unpack_peer_frame
 
 CLUSTER, STORE = 0xABC, 11
@@ -162,9 +163,45 @@ def test_one_of_this_cluster_is_heard_and_answered_though_this_node_does_not_kno
 
 def test_strangers_get_only_so_many_links() -> None:
     scene = Scene()
-    scene.frames(*(frame(b"a", sender=f"n{number}") for number in range(10, 40)))
+    scene.frames(*(frame(b"a", sender=f"n{number}") for number in range(10, 110)))
     assert len(scene.port.peers) == len(PEERS) + MAX_GUESTS
-    assert "n39" in scene.port.peers and "n10" not in scene.port.peers
+    assert "n109" in scene.port.peers and "n10" not in scene.port.peers
+
+
+def test_as_many_as_may_be_members_can_be_asked_at_once_who_they_are() -> None:
+    """The first question to each goes before the link is there: it has to be there for the second."""
+    scene = Scene()
+    addresses = [f"tcp://n{number}" for number in range(MAX_MEMBERS)]
+    scene.say(*map(FindNode, addresses))
+    assert set(addresses) < set(scene.port.peers)
+
+
+def sent_to(scene: Scene) -> list[tuple[str, int, tuple[bytes, ...]]]:
+    """(link, store that it is meant for, bodies) of what was sent since this was asked last."""
+    frames = [(link, unpack_peer_frame(data)) for link, data in scene.port.sent]
+    scene.port.sent.clear()
+    return [(link, sent.receiver_store_id, sent.bodies) for link, sent in frames]
+
+
+def test_what_is_meant_for_another_data_directory_goes_where_that_was_heard() -> None:
+    """n2 was added again, with another directory and elsewhere, by an entry that is not here yet."""
+    scene = Scene()
+    again = pack_peer_frame(PeerFrame(CLUSTER, "n2", 99, "tcp://moved", "n1", STORE, (b"a",)))
+    assert scene.frames(again) == [("consensus", Inbound((("n2", 99, STORE, (b"a",)),)))]
+    scene.say(Outbound((("n2", 99, b"answer"), ("n2", 0, b"question"), ("n3", 0, b"question"))))
+    asked = [("n2", 22, (b"question",)), ("n3", 0, (b"question",))]
+    assert sent_to(scene) == [("tcp://moved", 99, (b"answer",)), *asked]
+    assert scene.port.peers == {**ADDRESSES, "tcp://moved": "tcp://moved"}
+    scene.say(Identity(CLUSTER, STORE, False, {**PEERS, "n2": ("tcp://moved", 99)}), Outbound((("n2", 0, b"b"),)))
+    assert sent_to(scene) == [("n2", 99, (b"b",))], "known as it is"
+
+
+def test_at_its_old_address_too() -> None:
+    scene = Scene()
+    scene.frames(pack_peer_frame(PeerFrame(CLUSTER, "n2", 99, "tcp://two", "n1", STORE, (b"a",))))
+    scene.say(Outbound((("n2", 99, b"a"), ("n2", 0, b"b"))))
+    assert sent_to(scene) == [("n2", 99, (b"a",)), ("n2", 22, (b"b",))]
+    assert scene.port.peers == ADDRESSES
 
 
 def test_who_waits_to_be_added_hears_only_who_has_asked_him() -> None:

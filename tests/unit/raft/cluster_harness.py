@@ -16,9 +16,8 @@ from cluster_invariants import Invariants
 from model_disk import CompactLog, LogRead, ModelDisk, ReadPiece, SaveSnapshot, Snapshot, StorePiece
 
 from zraft.errors import NodeMustStop
-from zraft.messages import Entry, EntryKind
+from zraft.messages import PEER_REPLIES, Entry, EntryKind
 from zraft.raft import Address, Durable, Membership, Output, Raft, Role, Settings, Write
-from zraft.raft.raft import REPLIES
 
 SETTINGS = Settings(election_timeout_ms=(150, 300), heartbeat_ms=50, snapshot_keep=0)
 START_MS = 1_000_000  # the monotonic clock of a machine that has been up for a while
@@ -168,7 +167,7 @@ class Cluster:
     def send(self, node: Node, messages: Iterable[tuple[str, Any]]) -> None:
         for peer, message in messages:
             meant_for = node.raft.membership.stores.get(peer, 0)
-            if type(message) in REPLIES:
+            if type(message) in PEER_REPLIES:
                 meant_for = node.raft.strangers.get(peer, meant_for)
             packet = Packet(node.id, peer, message, node.store_id, meant_for)
             if self.invariants:
@@ -183,6 +182,7 @@ class Cluster:
         self.network[:] = [packet for packet in self.network if id(packet) not in taken]
         arrived = [packet for packet in packets if (packet.sender, packet.receiver) not in self.cut]
         if arrived:
+            self.nodes[arrived[0].receiver].heard |= {packet.sender: packet.store_id for packet in arrived}
             steps = [
                 lambda raft, p=packet: raft.step(p.sender, p.message, p.store_id, p.meant_for) for packet in arrived
             ]

@@ -353,15 +353,36 @@ def test_trap_13_a_removed_node_that_is_not_told_changes_no_term_either() -> Non
     assert {node.raft.current_term for node in cluster.nodes.values()} == {term}
 
 
+def test_a_removed_node_is_told_even_if_it_began_a_change_of_its_own_in_vain() -> None:
+    """As the leader of a minority: that entry stands further on in its log than the one that removed it."""
+    cluster = led(5)
+    cluster.isolate("n1", "n2")
+    cluster.propose(cluster["n1"], *[b"never committed"] * 20)
+    ask(cluster, remove("n5"))
+    assert cluster.run(2_000, until=lambda: any(node.id in ("n3", "n4", "n5") for node in cluster.leaders()))
+    cluster.run(100)
+    ask(cluster, remove("n1"), name=cluster.leader().id)
+    cluster.run(1_000)
+    cluster.heal()
+    leader = until(cluster, "n2", "n3", "n4", "n5")
+    cluster.run(1_000)
+    assert cluster["n1"].raft.config_index > leader.raft.config_index and cluster["n1"].raft.standing == "removed"
+
+
 def test_a_late_word_of_a_removal_does_not_reach_who_was_added_again_since() -> None:
     cluster = led()
     raft = cluster["n3"].raft
-    cluster.deliver(Packet("n2", "n3", Removed(raft.config_index)))
-    assert not raft.removed_at
+    cluster.drop = lambda packet: type(packet.message) is Heartbeat  # n3 holds this, and cannot know that it committed
+    last = cluster.propose(cluster["n1"], b"x")
+    cluster.settle()
     cluster.isolate("n3")
     cluster.run(1_000)
     cluster.heal()
-    cluster.deliver(Packet("n2", "n3", Removed(10**6)))
+    assert last is not None and raft.commit_index < last == raft.log.last_index
+    for index in (raft.commit_index, last):
+        cluster.deliver(Packet("n2", "n3", Removed(index, raft.log.term(index))))
+        assert not raft.removed_at, "it holds that entry, and is a member by what came after"
+    cluster.deliver(Packet("n2", "n3", Removed(10**6, 1)))
     assert raft.removed_at == 10**6
     cluster.run(500)
     assert not raft.removed_at, "a leader sends it entries: it is a member"
@@ -389,6 +410,46 @@ def test_trap_10_acknowledgements_of_a_former_life_do_not_count() -> None:
     cluster.drop = lambda packet: False
     until(cluster, "n1", "n2", "n3")
     assert cluster["n3"].applied == cluster["n1"].applied
+
+
+def away_while_n2_was_replaced() -> Cluster:
+    """Of n1..n4, n3 knows n2 as it was before it was removed, wiped and added again."""
+    cluster = led(3, "n4")
+    ask(cluster, add("n4"))
+    until(cluster, "n1", "n2", "n3", "n4")
+    cluster.isolate("n3")
+    ask(cluster, remove("n2"))
+    until(cluster, "n1", "n3", "n4")
+    cluster.join("n2", 222)
+    cluster.isolate("n3")
+    ask(cluster, add("n2"), {"n2": 222})
+    until(cluster, "n1", "n2", "n3", "n4")
+    return cluster
+
+
+def test_trap_10_who_was_away_while_another_was_replaced_under_its_name_follows_it() -> None:
+    cluster = away_while_n2_was_replaced()
+    cluster.input(cluster["n1"], lambda raft: raft.transfer_leadership("n2"))
+    cluster.run(300)
+    leader = cluster.leader()
+    cluster.heal()
+    cluster.stop(cluster["n1"])
+    index = cluster.propose(leader, b"needs n3")
+    cluster.run(500)
+    assert leader.id == "n2" and leader.raft.role is Role.LEADER
+    assert index is not None and leader.raft.commit_index >= index
+    assert members(cluster["n3"]).stores["n2"] == 222
+    assert not any("another data directory" in note for note in leader.notes), "n3 is behind, n2 is a member"
+
+
+def test_trap_10_and_elects_it() -> None:
+    cluster = away_while_n2_was_replaced()
+    cluster.stop(cluster["n1"])
+    cluster.heal()
+    cluster.run(200)
+    cluster.elect("n2")
+    cluster.run(500)
+    assert members(cluster["n3"]).stores["n2"] == 222
 
 
 def test_trap_22_a_member_that_was_wiped_counts_no_more() -> None:
@@ -484,6 +545,10 @@ def test_trap_4_who_joins_by_a_snapshot_knows_the_members_that_it_covers() -> No
         ({**add("n4"), "peer": "tcp://n4:1"}, "tcp://n4:1 is the client address of n4"),
         ({"op": "add", "id": "n4"}, "not a change"),
         ({"op": "add", "id": "", **at("n4")}, "not a change"),
+        ({**add("n4"), "peer": "tcp://\ud800:1"}, "not a change"),
+        (remove("\ud800"), "not a change"),
+        (change_to("n1", "\ud800"), "not a change"),
+        ({"op": "\ud800"}, "ud800"),
         ({"op": "dance"}, "'dance'"),
         ({"op": "set", "voters": "n1", "nodes": []}, "not a change"),
     ],
