@@ -14,7 +14,6 @@ from message_strategies import ENTRIES, NUMBERS, TEXTS, of_class
 from zraft.messages import (
     BUS_MESSAGES,
     PEER_MESSAGES,
-    PEER_REPLIES,
     AppendEntries,
     AppendReply,
     Entry,
@@ -30,7 +29,6 @@ from zraft.wire import (
     PeerFrame,
     ReplyFrame,
     WireError,
-    is_reply,
     pack_bus,
     pack_entries,
     pack_peer,
@@ -79,7 +77,6 @@ def test_peer_round_trip(cls: type, data: st.DataObject) -> None:
     back = unpack_peer(body)
     assert back == message
     assert type(back) is cls
-    assert is_reply(body) is (cls in PEER_REPLIES)
     if cls is AppendEntries:
         assert all(type(entry) is Entry for entry in back.entries)
 
