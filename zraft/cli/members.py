@@ -246,6 +246,12 @@ def _why_stuck(best: Report | None, timeout: float) -> str:
         return (
             f"{what}: {it} does not answer the leader. The change waits for it; `members remove {late[0]}` cancels it"
         )
+    silent = [member["id"] for member in best["members"] if member.get("active") is False]
+    if silent:
+        return (
+            f"{what}: {_listed(silent)} does not answer the leader. Start it, or give the change up: `members set` "
+            "with the present voters"
+        )
     return f"{what}; the change goes on: see `members list`"
 
 

@@ -200,6 +200,9 @@ def test_without_progress_it_gives_up_after_the_timeout_and_says_what_to_do(clie
         "zraft-cli: nothing moved for 0.05 s: n4 does not answer the leader. The change waits for it; "
         "`members remove n4` cancels it"
     )
+    client.reports[:] = view(one(1), one(2, active=False), target=["n2"])
+    status, _, stderr = outcome(run("--timeout", "0.05", "members", "remove", "n1"))
+    assert status == 3 and "n2 does not answer the leader. Start it, or give the change up: `members set`" in stderr
     client.reports[:] = [silent(1)]
     status, _, stderr = outcome(run("--timeout", "0.05", *ADD))
     assert status == 3 and "there is no leader that answers" in stderr
