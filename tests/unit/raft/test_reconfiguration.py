@@ -16,10 +16,12 @@ from zraft.messages import (
     Heartbeat,
     Removed,
     RequestVote,
+    TimeoutNow,
     VoteReply,
 )
 from zraft.raft import Address, Membership, Role
 from zraft.raft.change import ChangeRefused, parse_change
+from zraft.raft.progress import Progress
 
 STORES = {f"n{number}": 100 + number for number in range(1, 10)}
 
@@ -153,6 +155,24 @@ def test_trap_26_who_caught_up_once_and_fell_silent_does_not_become_a_voter() ->
     ask(cluster, {"op": "promote", "id": "n4"})
     cluster.run(2_000)
     assert "n4" not in members(cluster["n1"]).electorate
+
+
+def test_trap_26_close_is_whose_last_round_was_short_and_whose_present_one_is() -> None:
+    """Each round ends with what was in the log when it began, as dissertation 4.2.1 has it."""
+    progress = Progress(1_000, 0)
+
+    def holds(match_index: int, last_index: int, now_ms: int) -> bool:
+        progress.last_contact_ms = now_ms
+        progress.matched(match_index, now_ms)
+        progress.follow_round(last_index, now_ms)
+        return progress.is_close(now_ms, 150)
+
+    assert not holds(999, 1_500, 50), "the first round has not ended"
+    assert not holds(1_000, 2_000, 400), "it took longer than an election"
+    assert not holds(1_999, 2_100, 500)
+    assert holds(2_000, 2_200, 550), "the second did not"
+    assert holds(2_199, 9_000, 700)
+    assert not holds(2_199, 9_000, 701), "but the third does"
 
 
 def test_an_addition_that_cannot_end_is_cancelled_by_removing_the_learner() -> None:
@@ -613,6 +633,9 @@ def test_only_voters_are_handed_leadership() -> None:
     ask(cluster, add("n4", learner=True))
     cluster.run(500)
     assert "not a voting member" in cluster.input(cluster["n1"], lambda raft: raft.transfer_leadership("n4"))
+    term = cluster["n1"].raft.current_term
+    cluster.deliver(Packet("n1", "n4", TimeoutNow(term), STORES["n1"], STORES["n4"]))
+    assert (cluster["n4"].raft.role, cluster["n4"].raft.current_term) == (Role.FOLLOWER, term), "nor takes it"
     cluster.isolate("n1", "n4")
     cluster.input(cluster["n1"], lambda raft: raft.give_up_leadership("test"))
     assert not any(type(p.message).__name__ == "TimeoutNow" and p.receiver == "n4" for p in cluster.sent)
