@@ -161,6 +161,17 @@ def test_one_of_this_cluster_is_heard_and_answered_though_this_node_does_not_kno
     assert scene.port.peers == {**ADDRESSES, "n7": "tcp://elsewhere"}, "as the members say, from then on"
 
 
+def test_who_becomes_a_member_has_one_link_and_when_he_leaves_none() -> None:
+    scene = Scene()
+    scene.say(FindNode("tcp://four"))
+    scene.frames(frame(b"a", sender="n7"))
+    joined = {**PEERS, "n4": ("tcp://four", 44), "n7": ("tcp://elsewhere", 5)}
+    scene.say(Identity(CLUSTER, STORE, False, joined))
+    assert scene.port.peers == {**ADDRESSES, "n4": "tcp://four", "n7": "tcp://elsewhere"}
+    scene.say(Identity(CLUSTER, STORE, False, PEERS))
+    assert scene.port.peers == ADDRESSES
+
+
 def test_strangers_get_only_so_many_links() -> None:
     scene = Scene()
     scene.frames(*(frame(b"a", sender=f"n{number}") for number in range(10, 110)))
