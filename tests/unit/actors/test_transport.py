@@ -207,6 +207,20 @@ def test_what_is_meant_for_another_data_directory_goes_where_that_was_heard() ->
     assert sent_to(scene) == [("n2", 99, (b"b",))], "known as it is"
 
 
+@pytest.mark.parametrize("lost", ["it does not say where it is", "it is back where it was", "others pushed it out"])
+def test_or_to_the_known_address_where_there_is_no_link_to_another(lost: str) -> None:
+    scene = Scene()
+    moved = "" if lost == "it does not say where it is" else "tcp://moved"
+    scene.frames(pack_peer_frame(PeerFrame(CLUSTER, "n2", 99, moved, "n1", STORE, (b"a",))))
+    if lost == "it is back where it was":
+        scene.frames(pack_peer_frame(PeerFrame(CLUSTER, "n2", 98, "tcp://two", "n1", STORE, (b"a",))))
+    elif lost == "others pushed it out":
+        scene.say(*(FindNode(f"tcp://n{number}") for number in range(MAX_GUESTS)))
+        scene.port.sent.clear()
+    scene.say(Outbound((("n2", 99, b"answer"),)))
+    assert sent_to(scene) == [("n2", 99, (b"answer",))]
+
+
 def test_at_its_old_address_too() -> None:
     scene = Scene()
     scene.frames(pack_peer_frame(PeerFrame(CLUSTER, "n2", 99, "tcp://two", "n1", STORE, (b"a",))))
