@@ -44,7 +44,7 @@ class Transport(Actor):
         # Links beside those to the peers, by id or (where somebody asks, or is asked, who he is) by address: to answer
         # members that this node has not heard of yet. The oldest goes first.
         self.guests: dict[str, str] = {}
-        # Where such peers are that are heard with another data directory, and from elsewhere, than the members say.
+        # Where peers are that are heard with another data directory, and so maybe from elsewhere, than the members say.
         self.elsewhere: dict[str, str] = {}
         self.outbound: dict[tuple[str, int], list[bytes]] = {}  # by (peer, its store id: see Outbound)
         self.inbound: list[tuple[str, int, int, tuple[bytes, ...]]] = []
@@ -104,9 +104,10 @@ class Transport(Actor):
             peer = self.identity.peers.get(frame.sender)
             if peer is None:
                 self.welcome(frame.sender, frame.address)
-            elif peer[1] and frame.store_id != peer[1] and frame.address != peer[0]:
-                self.welcome(frame.address, frame.address)
+            elif peer[1] and frame.store_id != peer[1]:
                 self.elsewhere[frame.sender] = frame.address
+                if frame.address != peer[0]:
+                    self.welcome(frame.address, frame.address)
             self.counts["peer_frames_in"] += 1
             self.inbound.append((frame.sender, frame.store_id, frame.receiver_store_id, frame.bodies))
 
@@ -188,7 +189,8 @@ class Transport(Actor):
                 self.send(peer, store_id, [body])
             return
         identity = self.identity
-        link = self.elsewhere.get(peer, peer) if store_id else peer
+        elsewhere = self.elsewhere.get(peer) if store_id else None
+        link = elsewhere if elsewhere in self.guests else peer
         store_id = store_id or identity.peers.get(peer, ("", 0))[1]
         frame = PeerFrame(
             identity.cluster_id, self.node, identity.store_id, self.own.peer, peer, store_id, tuple(bodies)

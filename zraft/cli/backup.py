@@ -289,13 +289,14 @@ def confirm_new_cluster(config: Config, sure: bool) -> None:
 
     offline.settle(config.data_dir)
     with offline.stopped_node(config.data_dir, config.node) as survivor:
-        node, voters = config.node, survivor.state.members.voters
+        node, members = config.node, survivor.state.members
         for line in survivor.damaged:
             click.echo(line, err=True)
-        if list(voters) == [node]:
-            click.echo(f"{node} is the only member of its cluster already: it starts as it is", err=True)
+        if list(members.electorate) == [node]:  # learners decide nothing; who leaves by a joint configuration does
+            words = "the only voting member" if members.learners else "the only member"
+            click.echo(f"{node} is {words} of its cluster already: it starts as it is", err=True)
             return
-        address = Address(*config.cluster[node]) if node in config.cluster else voters.get(node)
+        address = Address(*config.cluster[node]) if node in config.cluster else members.members.get(node)
         if address is None:
             raise Failure(f"{node} has no address: add it to `cluster` in {config.source}", ExitStatus.USAGE)
         _explain(survivor)
@@ -310,7 +311,7 @@ def _explain(survivor: Survivor) -> None:
     node, (machine, term, members) = survivor.node, survivor.state
     click.echo(
         f"{node} holds {machine.key_count} keys at revision {machine.revision}, after log entry {machine.last_applied} "
-        f"of term {term}; members: {', '.join(members.voters) or 'nobody'}.\n"
+        f"of term {term}; members: {members.describe()}.\n"
         f"It is about to become the only member of a new cluster that begins with exactly this.\n"
         f"- Writes that were acknowledged, but that {node} does not hold, are lost.\n"
         f"- Writes that {node} holds, but that were never acknowledged, take effect.\n"

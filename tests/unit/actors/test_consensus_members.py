@@ -20,8 +20,11 @@ from zraft.messages import (
     Heartbeat,
     Identity,
     NodeFound,
+    RequestVote,
+    SaveClusterId,
+    TransferLeadership,
 )
-from zraft.raft import Role
+from zraft.raft import Membership, Role
 from zraft.raft.admission import ADMISSION_MS
 
 ADD = {"op": "add", "id": "n4", "client": "client 4", "peer": "peer 4"}
@@ -155,6 +158,47 @@ def test_a_new_frontend_waits_for_nothing_and_is_told_the_endpoints() -> None:
     scene.say("transport", FOUND)
     scene.tick()
     assert scene.raft.log.last_index == 1 and scene.replies() == []
+
+
+def test_nor_is_it_told_of_a_change_that_its_predecessor_was_asked_for() -> None:
+    scene = Scene().lead()
+    ask(scene, {"op": "remove", "id": "n3"})
+    scene.tick()
+    assert len(scene.raft.membership.target) == 2, "it has begun"
+    scene.restarted("frontend")
+    scene.commit_all()
+    assert scene.replies() == []
+
+
+def test_no_change_while_leadership_is_handed_over() -> None:
+    scene = Scene().lead()
+    scene.say("frontend", TransferLeadership(7, "n2"))
+    ask(scene, {"op": "remove", "id": "n3"})
+    assert scene.replies() == [(1, BUSY, b"")]
+
+
+def test_who_waits_to_be_added_learns_the_cluster_with_its_first_entry() -> None:
+    """It founds none itself, so it need not wait until that is committed; from then on it does not wait any more."""
+    scene = Scene(size=0)
+    assert ("transport", Identity(0, 77, True, {})) in scene.taken()
+    learning = Membership(9, {"n2": members(2)["n2"]}, {"n1": members(1)["n1"]}, stores={"n1": 77, "n2": 22})
+    scene.peers_say(("n2", AppendEntries(5, 0, 0, 0, (Entry(5, 0, EntryKind.CONFIG, learning.encode()),))))
+    taken = scene.taken()
+    assert ("log_writer", SaveClusterId(9)) in taken
+    assert ("transport", Identity(9, 77, False, {"n2": ("peer 2", 22)})) in taken
+    assert ("frontend", Endpoints(("client 2", "client 1"))) in taken
+
+
+def test_a_founder_keeps_the_clusters_id_once_that_is_certain() -> None:
+    scene = Scene()
+    config = Entry(5, 0, EntryKind.CONFIG, Membership(9, members(3)).encode())
+    scene.peers_say(("n2", RequestVote(5, 0, 0, False, False)))
+    scene.sync()
+    scene.peers_say(("n2", AppendEntries(5, 0, 0, 0, (config,))))
+    saves = [("log_writer", SaveClusterId(9))]
+    assert not [item for item in scene.taken() if item in saves]
+    scene.peers_say(("n2", Heartbeat(5, 1, 0)))
+    assert [item for item in scene.taken() if item in saves] == saves
 
 
 def test_transport_and_frontend_follow_the_members() -> None:

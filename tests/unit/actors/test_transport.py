@@ -161,6 +161,17 @@ def test_one_of_this_cluster_is_heard_and_answered_though_this_node_does_not_kno
     assert scene.port.peers == {**ADDRESSES, "n7": "tcp://elsewhere"}, "as the members say, from then on"
 
 
+def test_who_becomes_a_member_has_one_link_and_when_he_leaves_none() -> None:
+    scene = Scene()
+    scene.say(FindNode("tcp://four"))
+    scene.frames(frame(b"a", sender="n7"))
+    joined = {**PEERS, "n4": ("tcp://four", 44), "n7": ("tcp://elsewhere", 5)}
+    scene.say(Identity(CLUSTER, STORE, False, joined))
+    assert scene.port.peers == {**ADDRESSES, "n4": "tcp://four", "n7": "tcp://elsewhere"}
+    scene.say(Identity(CLUSTER, STORE, False, PEERS))
+    assert scene.port.peers == ADDRESSES
+
+
 def test_strangers_get_only_so_many_links() -> None:
     scene = Scene()
     scene.frames(*(frame(b"a", sender=f"n{number}") for number in range(10, 110)))
@@ -194,6 +205,20 @@ def test_what_is_meant_for_another_data_directory_goes_where_that_was_heard() ->
     assert scene.port.peers == {**ADDRESSES, "tcp://moved": "tcp://moved"}
     scene.say(Identity(CLUSTER, STORE, False, {**PEERS, "n2": ("tcp://moved", 99)}), Outbound((("n2", 0, b"b"),)))
     assert sent_to(scene) == [("n2", 99, (b"b",))], "known as it is"
+
+
+@pytest.mark.parametrize("lost", ["it does not say where it is", "it is back where it was", "others pushed it out"])
+def test_or_to_the_known_address_where_there_is_no_link_to_another(lost: str) -> None:
+    scene = Scene()
+    moved = "" if lost == "it does not say where it is" else "tcp://moved"
+    scene.frames(pack_peer_frame(PeerFrame(CLUSTER, "n2", 99, moved, "n1", STORE, (b"a",))))
+    if lost == "it is back where it was":
+        scene.frames(pack_peer_frame(PeerFrame(CLUSTER, "n2", 98, "tcp://two", "n1", STORE, (b"a",))))
+    elif lost == "others pushed it out":
+        scene.say(*(FindNode(f"tcp://n{number}") for number in range(MAX_GUESTS)))
+        scene.port.sent.clear()
+    scene.say(Outbound((("n2", 99, b"answer"),)))
+    assert sent_to(scene) == [("n2", 99, (b"answer",))]
 
 
 def test_at_its_old_address_too() -> None:

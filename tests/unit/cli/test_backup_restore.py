@@ -16,9 +16,11 @@ from click.testing import CliRunner, Result
 from zraft import offline
 from zraft.cli.main import cli
 from zraft.cli.node import cli as node_cli
+from zraft.messages import Entry, EntryKind
 from zraft.raft import Address, Membership
 from zraft.statemachine.machine import StateMachine
-from zraft.storage import HardState, RealDisk, SnapshotEncoder, SnapshotHeader, WriteAheadLog
+from zraft.storage import Batch, HardState, RealDisk, SnapshotEncoder, SnapshotHeader, WriteAheadLog
+from zraft.wire import pack_entries
 
 N1, N2 = "n1=tcp://127.0.0.1:7101,tcp://127.0.0.1:7201", "n2=tcp://127.0.0.1:7102,tcp://127.0.0.1:7202"
 CONFIG = """
@@ -174,6 +176,44 @@ def test_it_is_done_once_only(tmp_path: Path, backup: Path, config: Path, starte
     again = force(config, "--yes")
     assert (again.exit_code, again.stderr) == (0, "n1 is the only member of its cluster already: it starts as it is\n")
     assert started == ["n1", "n1"] and not (tmp_path / "data.old-2").exists()
+
+
+def log_of(data_dir: Path, node: str, members: Membership) -> None:
+    """A node's data: a log of its members alone."""
+    log = WriteAheadLog.open(RealDisk(), str(data_dir), node, new_store_id=5)
+    entry = Entry(1, 0, int(EntryKind.CONFIG), members.encode())
+    log.append([Batch(1, 1, 1, pack_entries([entry]), True)], HardState(1, None))
+    log.close()
+
+
+def test_who_is_the_only_voter_of_a_change_that_the_lost_ones_decide_too_is_not_alone(
+    tmp_path: Path, config: Path, started: list[str]
+) -> None:
+    """The majority was lost in the middle of `members set n1`: both halves of the joint configuration decide."""
+    both = {f"n{n}": Address(f"tcp://127.0.0.1:710{n}", f"tcp://127.0.0.1:720{n}") for n in (1, 2)}
+    alone = {"n1": both["n1"]}
+    log_of(tmp_path / "data", "n1", Membership(5, alone, {}, both, ("n1",)))
+    result = force(config, "--yes")
+    assert result.exit_code == 0 and started == ["n1"]
+    assert "members: n1; jointly with n1, n2" in result.stderr and "new cluster" in result.stderr
+
+
+def test_who_has_only_learners_beside_it_needs_no_new_cluster(tmp_path: Path, config: Path, started: list[str]) -> None:
+    at = Address("tcp://127.0.0.1:7101", "tcp://127.0.0.1:7201")
+    log_of(tmp_path / "data", "n1", Membership(5, {"n1": at}, {"n4": Address("tcp://n4:1", "tcp://n4:2")}))
+    result = force(config, "--yes")
+    assert (result.exit_code, started) == (0, ["n1"])
+    assert result.stderr == "n1 is the only voting member of its cluster already: it starts as it is\n"
+
+
+def test_of_a_learner_the_address_is_known_too(tmp_path: Path, started: list[str]) -> None:
+    path = tmp_path / "n4.yaml"
+    bind = "bind: {client: 'tcp://127.0.0.1:7104', peer: 'tcp://127.0.0.1:7204'}\njoin: true\n"
+    path.write_text(CONFIG.format(node="n4") + bind)
+    voters = {f"n{n}": Address(f"tcp://127.0.0.1:710{n}", f"tcp://127.0.0.1:720{n}") for n in (1, 2)}
+    log_of(tmp_path / "data", "n4", Membership(5, voters, {"n4": Address("tcp://n4:1", "tcp://n4:2")}))
+    result = force(path, "--yes")
+    assert result.exit_code == 0 and started == ["n4"] and "of n4 alone" in result.stderr
 
 
 def test_it_completes_what_was_interrupted(tmp_path: Path, backup: Path, config: Path, started: list[str]) -> None:

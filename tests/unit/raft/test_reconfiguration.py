@@ -16,10 +16,12 @@ from zraft.messages import (
     Heartbeat,
     Removed,
     RequestVote,
+    TimeoutNow,
     VoteReply,
 )
 from zraft.raft import Address, Membership, Role
 from zraft.raft.change import ChangeRefused, parse_change
+from zraft.raft.progress import Progress
 
 STORES = {f"n{number}": 100 + number for number in range(1, 10)}
 
@@ -155,6 +157,24 @@ def test_trap_26_who_caught_up_once_and_fell_silent_does_not_become_a_voter() ->
     assert "n4" not in members(cluster["n1"]).electorate
 
 
+def test_trap_26_close_is_whose_last_round_was_short_and_whose_present_one_is() -> None:
+    """Each round ends with what was in the log when it began, as dissertation 4.2.1 has it."""
+    progress = Progress(1_000, 0)
+
+    def holds(match_index: int, last_index: int, now_ms: int) -> bool:
+        progress.last_contact_ms = now_ms
+        progress.matched(match_index, now_ms)
+        progress.follow_round(last_index, now_ms)
+        return progress.is_close(now_ms, 150)
+
+    assert not holds(999, 1_500, 50), "the first round has not ended"
+    assert not holds(1_000, 2_000, 400), "it took longer than an election"
+    assert not holds(1_999, 2_100, 500)
+    assert holds(2_000, 2_200, 550), "the second did not"
+    assert holds(2_199, 9_000, 700)
+    assert not holds(2_199, 9_000, 701), "but the third does"
+
+
 def test_an_addition_that_cannot_end_is_cancelled_by_removing_the_learner() -> None:
     cluster = led(3, "n4")
     cluster.isolate("n4")
@@ -176,6 +196,15 @@ def test_all_voters_are_replaced_in_one_step() -> None:
     index = cluster.propose(leader, b"the new ones alone")
     cluster.run(200)
     assert index is not None and leader.raft.commit_index >= index
+
+
+def test_who_stays_keeps_its_progress_and_who_leaves_is_forgotten() -> None:
+    cluster = led(3, "n4")
+    before = cluster["n1"].raft.progress["n2"]
+    ask(cluster, change_to("n1", "n2", "n4", new=("n4",)))
+    until(cluster, "n1", "n2", "n4")
+    assert cluster["n1"].raft.progress["n2"] is before and set(cluster["n1"].raft.progress) == {"n2", "n4"}
+    assert set(members(cluster["n1"]).stores) == {"n1", "n2", "n4"}
 
 
 def test_the_leader_that_is_removed_commits_that_without_its_own_vote_hands_over_and_is_out() -> None:
@@ -353,6 +382,35 @@ def test_trap_13_a_removed_node_that_is_not_told_changes_no_term_either() -> Non
     assert {node.raft.current_term for node in cluster.nodes.values()} == {term}
 
 
+def told(cluster: Cluster, candidate: str, last_log_index: int) -> bool:
+    """Whether n2 tells a candidate whose log ends there, in the present term, that it was removed."""
+    before = len(cluster.sent)
+    term = cluster["n2"].raft.current_term
+    cluster.deliver(Packet(candidate, "n2", RequestVote(term + 1, last_log_index, term, True, False)))
+    return any(type(packet.message) is Removed for packet in cluster.sent[before:])
+
+
+def test_nobody_is_told_of_a_removal_that_has_not_committed() -> None:
+    cluster = led()
+    cluster.drop = lambda packet: type(packet.message) is AppendReply and "n3" not in members(cluster["n1"]).members
+    ask(cluster, remove("n3"))
+    cluster.settle()
+    raft = cluster["n2"].raft
+    assert "n3" not in members(cluster["n2"]).members and raft.commit_index < raft.config_index
+    assert not told(cluster, "n3", 1)
+    cluster.drop = lambda packet: False
+    until(cluster, "n1", "n2")
+    assert raft.commit_index >= raft.config_index and told(cluster, "n3", 1)
+
+
+def test_nor_who_may_have_been_added_by_an_entry_that_is_not_here_yet() -> None:
+    cluster = led()
+    index = cluster["n2"].raft.config_index
+    cluster.run(100)
+    assert cluster["n2"].raft.commit_index >= index
+    assert [told(cluster, "n4", last) for last in (index - 1, index, index + 5)] == [True, False, False]
+
+
 def test_a_removed_node_is_told_even_if_it_began_a_change_of_its_own_in_vain() -> None:
     """As the leader of a minority: that entry stands further on in its log than the one that removed it."""
     cluster = led(5)
@@ -372,6 +430,8 @@ def test_a_removed_node_is_told_even_if_it_began_a_change_of_its_own_in_vain() -
 def test_a_late_word_of_a_removal_does_not_reach_who_was_added_again_since() -> None:
     cluster = led()
     raft = cluster["n3"].raft
+    cluster.deliver(Packet("n2", "n3", Removed(10**6, 1)))
+    assert not raft.removed_at, "it has a leader: it is a member"
     cluster.drop = lambda packet: type(packet.message) is Heartbeat  # n3 holds this, and cannot know that it committed
     last = cluster.propose(cluster["n1"], b"x")
     cluster.settle()
@@ -573,6 +633,9 @@ def test_only_voters_are_handed_leadership() -> None:
     ask(cluster, add("n4", learner=True))
     cluster.run(500)
     assert "not a voting member" in cluster.input(cluster["n1"], lambda raft: raft.transfer_leadership("n4"))
+    term = cluster["n1"].raft.current_term
+    cluster.deliver(Packet("n1", "n4", TimeoutNow(term), STORES["n1"], STORES["n4"]))
+    assert (cluster["n4"].raft.role, cluster["n4"].raft.current_term) == (Role.FOLLOWER, term), "nor takes it"
     cluster.isolate("n1", "n4")
     cluster.input(cluster["n1"], lambda raft: raft.give_up_leadership("test"))
     assert not any(type(p.message).__name__ == "TimeoutNow" and p.receiver == "n4" for p in cluster.sent)
