@@ -228,8 +228,8 @@ class State:
 
     @property
     def may_be_needed(self) -> bool:
-        """Whether this node votes, or did by a configuration that its log ends, but not for certain yet: until the entry
-        that removes it has committed, it may hold what nobody can be elected without (dissertation 4.2.2)."""
+        """Whether this node votes, or did until an entry of its log that is not known to be committed: until then it may
+        hold what nobody can be elected without (dissertation 4.2.2)."""
         if self.is_voter:
             return True
         in_doubt = self.configs_in_doubt()
