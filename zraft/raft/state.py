@@ -228,7 +228,7 @@ class State:
 
     @property
     def may_be_needed(self) -> bool:
-        """Whether this node votes, or did until an entry of its log that is not known to be committed: until then it may
+        """Whether this node votes, or did until an entry of its log that is not known to be committed: so long it may
         hold what nobody can be elected without (dissertation 4.2.2)."""
         if self.is_voter:
             return True
