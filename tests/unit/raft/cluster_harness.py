@@ -182,7 +182,6 @@ class Cluster:
         self.network[:] = [packet for packet in self.network if id(packet) not in taken]
         arrived = [packet for packet in packets if (packet.sender, packet.receiver) not in self.cut]
         if arrived:
-            self.nodes[arrived[0].receiver].heard |= {packet.sender: packet.store_id for packet in arrived}
             steps = [
                 lambda raft, p=packet: raft.step(p.sender, p.message, p.store_id, p.meant_for) for packet in arrived
             ]
