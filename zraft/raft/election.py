@@ -17,7 +17,7 @@ class Elections(Reads):
     def campaign(self) -> None:
         """The election timeout passed: ask whether an election could be won, before raising the term for it."""
         self.arm_election()
-        if not self.is_voter or self.removed_at:
+        if not self.may_be_needed or self.removed_at:
             return  # trap 13: who has no vote raises no term
         if self.disk_stalled() or not self.applier_known:
             return  # it could not even write its vote, or, still loading its state, answer anybody

@@ -101,16 +101,20 @@ class Reconfiguration(Elections):
         if candidate in self.membership.members or not 0 < index <= self.commit_index:
             return False
         term = self.log.term(index)
-        if (request.last_log_term, request.last_log_index) >= (term, index):
-            return False  # it holds that entry, or later ones: it may have been added by one that is not here yet
+        knows = (request.last_log_term, request.last_log_index) >= (term, index)
+        if knows and not self.log.has(request.last_log_index, request.last_log_term):
+            return False  # it holds later entries: it may have been added by one that is not here yet
         self.send(candidate, Removed(index, term))
         return True
 
     def on_removed(self, sender: str, message: Removed) -> None:
         """A member says that this node is none. It stops to campaign until a leader sends it entries again. If it holds
-        the entry in question it knows better; that it has later ones says little: they may not have been committed."""
+        the entry in question, and is a member all the same, it knows better; that it has later ones says little: they
+        may not have been committed."""
         index, term = message
-        if self.role is Role.LEADER or self.is_sticky() or index <= self.commit_index or self.log.has(index, term):
+        if self.role is Role.LEADER or self.is_sticky() or index <= self.commit_index:
+            return
+        if self.id in self.membership.members and self.log.has(index, term):
             return
         if not self.removed_at:
             self.note(f"was removed from the cluster by entry {index}, says {sender}: campaigns no more")

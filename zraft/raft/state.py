@@ -227,6 +227,15 @@ class State:
         return self.id in membership.electorate and membership.is_store(self.id, self.store_id)
 
     @property
+    def may_be_needed(self) -> bool:
+        """Whether this node votes, or did until an entry of its log that is not known to be committed: so long it may
+        hold what nobody can be elected without (dissertation 4.2.2)."""
+        if self.is_voter:
+            return True
+        in_doubt = self.configs_in_doubt()
+        return any(self.id in each.electorate and each.is_store(self.id, self.store_id) for each in in_doubt)
+
+    @property
     def peers(self) -> list[str]:
         """The other voters."""
         return [node for node in self.membership.electorate if node != self.id]

@@ -94,8 +94,8 @@ class Configurations:
 
     def life(self, name: str, config: Membership) -> Holding | None:
         """What that member's data directory holds, or held when it was wiped; None: there never was such a one."""
-        holding, store = self._holdings[name], config.stores.get(name, 0)
-        if not store or holding.store_id == store:
+        holding, store = self._holdings.get(name), config.stores.get(name, 0)
+        if holding is None or not store or holding.store_id == store:
             return holding
         return self.former.get((name, store))
 

@@ -128,7 +128,7 @@ class MemberFaults(LinkFaults):
         if dice < 0.7:
             return self._draw_set(members)
         leader = max(self._cluster.invariants.leader_of.items(), default=(0, ""))[1]
-        node = leader if rng.random() < 0.35 else rng.choice(list(members.members))
+        node = leader if leader and rng.random() < 0.35 else rng.choice(list(members.members))
         return self._remove(node)
 
     def _draw_set(self, members: Membership) -> Wish:

@@ -6,7 +6,7 @@ from typing import Any
 
 from zraft.actors.consensus import Consensus
 from zraft.actors.transport import Transport
-from zraft.messages import PEER_REPLIES, NodeFound
+from zraft.messages import AppendReply, NodeFound
 from zraft.raft.admission import Admission
 from zraft.raft.election import Elections
 from zraft.raft.membership import Membership
@@ -132,8 +132,8 @@ def _former_life_acks(patch: Any) -> None:
     original = Raft.step
 
     def step(self: Raft, sender: str, message: Any, store_id: int = 0, meant_for: int = 0) -> None:
-        if type(message) in PEER_REPLIES:
-            store_id = self.membership.stores.get(sender, 0)
+        if type(message) is AppendReply:
+            store_id = self.membership.stores.get(sender, store_id)
         original(self, sender, message, store_id, meant_for)
 
     patch(Raft, "step", step)
@@ -142,7 +142,11 @@ def _former_life_acks(patch: Any) -> None:
 @mutant("stores-ignored", "22", "takes a member with a wiped disk for what it was, by its name alone")
 def _stores_ignored(patch: Any) -> None:
     original = Raft.step
-    patch(Raft, "step", lambda self, sender, message, store_id=0, meant_for=0: original(self, sender, message))
+
+    def step(self: Raft, sender: str, message: Any, store_id: int = 0, meant_for: int = 0) -> None:
+        original(self, sender, message, self.membership.stores.get(sender, store_id))
+
+    patch(Raft, "step", step)
 
 
 @mutant("joiner-votes", "22", "votes, and by its name alone, while it waits to be added and knows no cluster")

@@ -100,11 +100,11 @@ def _minority_commits(patch: Any) -> None:
 def _double_counted_votes(patch: Any) -> None:
     original = Elections.on_vote_reply
 
-    def on_vote_reply(self: Elections, peer: str, reply: Any) -> None:
+    def on_vote_reply(self: Elections, peer: str, reply: Any, store_id: int = 0) -> None:
         counted = peer
         while reply.granted and counted in self.votes:
             counted += "'"
-        original(self, counted, reply)
+        original(self, counted, reply, store_id)
 
     def has_won(self: Elections) -> bool:
         if self.log.last_index == 0:
@@ -124,6 +124,7 @@ def _truncate_always(patch: Any) -> None:
         if entries:
             if prev < self.log.last_index:
                 self.log.truncate(prev + 1)
+                self.truncate_configs(prev + 1)
             self.log.append(entries)
             for position, added in enumerate(entries, prev + 1):
                 if added.kind == EntryKind.CONFIG:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from cluster_harness import Cluster
+from cluster_harness import Cluster, Packet
 from test_reconfiguration import STORES, add, ask, change_to, led, members, remove, until
 
-from zraft.messages import Heartbeat, HeartbeatReply, RequestVote
-from zraft.raft import Role
+from zraft.messages import AppendEntries, EntryKind, Heartbeat, HeartbeatReply, RequestVote
+from zraft.raft import Membership, Role
 from zraft.raft.change import ChangeRefused
 
 
@@ -91,3 +91,43 @@ def test_a_change_that_waits_for_voters_is_given_up_by_setting_the_present_ones(
     ask(cluster, change_to("n1", "n2", "n3"))
     until(cluster, "n1", "n2", "n3")
     assert set(members(cluster["n1"]).learners) == {"n4"}
+
+
+def removed_alone() -> Cluster:
+    """n1 leads, and only its own log holds the entry that removes it, of which n2 alone decides."""
+    cluster = led(2)
+
+    def is_final(packet: Packet) -> bool:
+        entries = packet.message.entries if type(packet.message) is AppendEntries else ()
+        configs = [Membership.decode(entry.data) for entry in entries if entry.kind == EntryKind.CONFIG]
+        return any(not config.is_changing for config in configs)
+
+    cluster.drop = is_final
+    ask(cluster, remove("n1"))
+    cluster.run(100)
+    cluster.drop = lambda packet: False
+    assert list(members(cluster["n1"]).voters) == ["n2"] and members(cluster["n2"]).outgoing
+    return cluster
+
+
+def test_who_is_removed_by_an_entry_that_only_it_holds_campaigns_to_commit_it() -> None:
+    """Dissertation 4.2.2: nobody else can be elected, as it has the longest log."""
+    cluster = removed_alone()
+    cluster.restart("n1")
+    until(cluster, "n2")
+    assert cluster.leaders() == [cluster["n2"]]
+
+
+def test_who_campaigned_although_it_was_removed_is_told_when_that_has_committed() -> None:
+    cluster = removed_alone()
+    cluster.restart("n1")
+    until(cluster, "n2")
+    cluster.cut = {("n1", "n2"), ("n2", "n1")}
+    cluster.run(1_000)
+    cluster.heal()
+    cluster.run(1_000)
+    term, said = cluster["n2"].raft.current_term, len(cluster.sent)
+    cluster.run(2_000)
+    assert cluster["n1"].raft.standing == "removed"
+    assert not [packet for packet in cluster.sent[said:] if packet.sender == "n1"]
+    assert cluster["n2"].raft.current_term == term
