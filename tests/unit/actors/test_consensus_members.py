@@ -23,8 +23,9 @@ from zraft.messages import (
     RequestVote,
     SaveClusterId,
     TransferLeadership,
+    VoteReply,
 )
-from zraft.raft import Membership, Role
+from zraft.raft import Address, Membership, Role
 from zraft.raft.admission import ADMISSION_MS
 
 ADD = {"op": "add", "id": "n4", "client": "client 4", "peer": "peer 4"}
@@ -210,6 +211,26 @@ def test_transport_and_frontend_follow_the_members() -> None:
     taken = scene.taken()
     assert ("transport", Identity(cluster_id, 77, False, peers)) in taken
     assert ("frontend", Endpoints(("client 1", "client 2", "client 3", "client 4"))) in taken
+
+
+def test_addresses_in_the_config_go_before_those_in_the_log() -> None:
+    """Where a node is reached another way from here: through a proxy, or address translation."""
+    scene = Scene(recovered=stored(5))
+    scene.actor.overrides = {"n2": Address("proxy c", "proxy p")}
+    scene.taken()
+    scene.restarted("transport")
+    scene.restarted("frontend")
+    taken = scene.taken()
+    assert ("transport", Identity(9, 77, False, {"n2": ("proxy p", 0), "n3": ("peer 3", 0)})) in taken
+    assert ("frontend", Endpoints(("client 1", "proxy c", "client 3"))) in taken
+
+
+def test_answers_go_to_the_data_directory_that_asked_and_questions_to_the_members() -> None:
+    scene = Scene(recovered=stored(5))
+    scene.raft.strangers["n2"] = 99
+    answer, question = VoteReply(5, False, False), RequestVote(5, 1, 1, True, False)
+    packed = scene.actor.packed([("n2", answer), ("n2", question), ("n3", answer)])
+    assert [(peer, store_id) for peer, store_id, _ in packed] == [("n2", 99), ("n2", 0), ("n3", 0)]
 
 
 def test_the_link_to_a_leader_that_leaves_stays_until_that_is_committed() -> None:

@@ -230,6 +230,13 @@ def test_a_removed_leader_whose_successor_does_not_take_over_steps_down() -> Non
     assert done(cluster, "n2", "n3") and cluster["n1"].raft.role is Role.FOLLOWER
 
 
+def test_setting_the_present_voters_gives_a_change_up_but_not_a_joint_one() -> None:
+    wanted = json.dumps(change_to("n1", "n2")).encode()
+    two, three = ({f"n{n}": Address(f"c{n}", f"p{n}") for n in range(1, count + 1)} for count in (2, 3))
+    assert parse_change(Membership(1, two, {"n3": three["n3"]}, {}, ("n1", "n2", "n3")), wanted).cancels
+    assert not parse_change(Membership(1, two, {}, three, ("n1", "n2")), wanted).cancels
+
+
 def test_a_cluster_of_one_grows_and_a_cluster_of_two_shrinks_to_one() -> None:
     cluster = led(1, "n2")
     ask(cluster, add("n2"))
