@@ -6,7 +6,7 @@ import pytest
 from cluster_harness import Cluster, Packet
 from test_reconfiguration import STORES, add, ask, change_to, led, members, remove, until
 
-from zraft.messages import AppendEntries, EntryKind, Heartbeat, HeartbeatReply, RequestVote
+from zraft.messages import AppendEntries, EntryKind, Heartbeat, HeartbeatReply, RequestVote, VoteReply
 from zraft.raft import Membership, Role
 from zraft.raft.change import ChangeRefused
 
@@ -40,6 +40,15 @@ def test_trap_10_what_was_decided_for_a_former_life_is_not_said_to_the_present_o
     replies = [*output.messages, *(output.write.replies if output.write else [])]
     assert [type(message) for _, message in replies] == [HeartbeatReply]
     assert raft.strangers == {"n2": 222}
+
+
+def test_trap_10_nor_what_could_have_left_at_once() -> None:
+    cluster = led()
+    raft = cluster["n3"].raft
+    late = RequestVote(raft.current_term - 1, 9, 1, False, True)
+    raft.step("n2", late, STORES["n2"])
+    raft.step("n2", late, 222)
+    assert [type(message) for _, message in raft.take_output().messages] == [VoteReply]
 
 
 def test_a_change_after_which_too_few_would_answer_is_refused() -> None:
@@ -131,3 +140,15 @@ def test_who_campaigned_although_it_was_removed_is_told_when_that_has_committed(
     assert cluster["n1"].raft.standing == "removed"
     assert not [packet for packet in cluster.sent[said:] if packet.sender == "n1"]
     assert cluster["n2"].raft.current_term == term
+
+
+def test_and_if_it_holds_the_entry_that_removed_it_but_does_not_know_that_it_has_committed() -> None:
+    cluster = removed_alone()
+    cluster.restart("n1")
+    until(cluster, "n2")
+    cluster.restart("n1")
+    cluster.run(1_000)
+    raft, said = cluster["n1"].raft, len(cluster.sent)
+    assert raft.commit_index < raft.config_index == raft.removed_at
+    cluster.run(2_000)
+    assert not [packet for packet in cluster.sent[said:] if packet.sender == "n1"]
