@@ -7,6 +7,7 @@ voters to the new ones. Every step is a CONFIG entry, so that whichever node lea
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -51,7 +52,7 @@ def parse_change(members: Membership, data: bytes) -> Change:
             return _set(members, [_text(node) for node in fields["voters"]], nodes)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ChangeRefused("not a change of the members that this version knows") from None
-    raise ChangeRefused(f"not a change of the members that this version knows: {op!r}")
+    raise ChangeRefused(f"not a change of the members that this version knows: {reprlib.repr(op)}")
 
 
 def _text(value: Any) -> str:

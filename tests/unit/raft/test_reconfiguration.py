@@ -629,6 +629,12 @@ def test_a_change_that_makes_no_sense_is_refused_in_words_and_nothing_is_logged(
     assert cluster["n1"].raft.log.last_index == before
 
 
+def test_a_refusal_repeats_no_more_than_a_few_words_of_what_it_refuses() -> None:
+    with pytest.raises(ChangeRefused, match="knows: 'xxx") as refusal:
+        parse_change(Membership(1, {"n1": Address("a", "b")}), json.dumps({"op": "x" * 900_000}).encode())
+    assert len(str(refusal.value)) < 200
+
+
 @pytest.mark.parametrize("data", [b"", b"[1]", b"{}", b"\xff", b'{"op": 5}', b"[" * 5000])
 def test_what_is_no_change_is_refused(data: bytes) -> None:
     with pytest.raises(ChangeRefused, match="not a change"):
