@@ -6,16 +6,19 @@ blank line. `run_scenario` carries out the commands of a file and gives back the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from unittest.mock import patch
 
 from cluster_harness import Node, Packet
 from scenario_cluster import Scene
-from scenario_words import KINDS, said_entries, said_packet, said_progress, said_status, said_write
+from scenario_words import KINDS, said_entries, said_members, said_packet, said_progress, said_status, said_write
 
 from zraft.errors import ImpossibleState
 from zraft.messages import Entry
+from zraft.raft import Raft
+from zraft.raft.change import ChangeRefused, parse_change
 
 LIMITS = {
     "inflight": "zraft.raft.progress.MAX_INFLIGHT_MESSAGES",
@@ -67,6 +70,7 @@ class Script:
         self.undo = undo
         self.check = check
         self.scene: Scene | None = None
+        self.lives: dict[str, int] = {}  # of machines that joined: how often each began with an empty disk
 
     def command(self, line: str) -> None:
         words = line.split()
@@ -141,6 +145,37 @@ class Script:
 
     def do_stabilize(self, *names: str) -> None:
         self.cluster.settle(*self.names(names))
+
+    # --- members
+
+    def do_join(self, name: str) -> None:
+        """A machine with an empty disk waits to be added; in the place of one of that name, if there is one."""
+        lives = self.lives[name] = self.lives.get(name, 0) + 1
+        self.cluster.join(name, 100 * lives + int(name[1:]))
+
+    def do_change(self, name: str, op: str, *nodes: str) -> None:
+        """change n1 add n4, add-learner n4, remove n2, promote n4, set n1 n3 n4: asked of n1"""
+        self.names(nodes)
+        raft = self.node(name).raft
+        new = [node for node in nodes if node not in raft.membership.members]
+        at = {node: {"client": f"client {node}", "peer": f"peer {node}"} for node in new}
+        fields: dict[str, object] = {"op": op.removesuffix("-learner")}
+        if op == "set":
+            fields |= {"voters": nodes, "nodes": at}
+        else:
+            fields |= {"id": nodes[0], **at.get(nodes[0], {}), "learner": op == "add-learner"}
+
+        def begin(raft: Raft) -> str:
+            try:
+                change = parse_change(raft.membership, json.dumps(fields).encode())
+                raft.change_members(change, {node: self.cluster[node].store_id for node in change.joining})
+            except ChangeRefused as refusal:
+                return str(refusal)
+            return ""
+
+        refusal = self.cluster.input(self.node(name), begin)
+        if refusal:
+            self.cluster.say(f"{name}: refuses, {refusal}")
 
     # --- one node
 
@@ -303,6 +338,10 @@ class Script:
     def do_status(self, *names: str) -> None:
         for name in self.names(names) or tuple(self.cluster.nodes):
             self.cluster.say(said_status(self.cluster[name]))
+
+    def do_members(self, *names: str) -> None:
+        for name in self.names(names) or tuple(self.cluster.nodes):
+            self.cluster.say(said_members(self.cluster[name]))
 
     def do_progress(self, name: str) -> None:
         for peer, progress in self.node(name).raft.progress.items():

@@ -46,6 +46,13 @@ class Scene(Cluster):
             node.begin()
             self.tick(node)
 
+    def join(self, name: str, store_id: int) -> Node:
+        node = self.nodes[name] = Node(name, [], Timeouts(name))
+        node.store_id = store_id
+        node.begin()
+        self.tick(node)
+        return node
+
     def say(self, line: str) -> None:
         if not self.quiet:
             self.lines.append(line)
@@ -61,7 +68,7 @@ class Scene(Cluster):
 
     def carry_out(self, node: Node, output: Output) -> None:
         for note in output.notes:
-            if not note.startswith("members from index 1 on"):  # the nodes that the script has named
+            if not note.startswith("members from entry 1 on"):  # the nodes that the script has named
                 self.say(f"{node.id}: {note}")
         self.say_commit(node)
         for read_index, contexts in output.reads_ready:

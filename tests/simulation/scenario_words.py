@@ -17,11 +17,12 @@ from zraft.messages import (
     HeartbeatReply,
     InstallSnapshot,
     InstallSnapshotReply,
+    Removed,
     RequestVote,
     TimeoutNow,
     VoteReply,
 )
-from zraft.raft import Role, Write
+from zraft.raft import Membership, Role, Write
 from zraft.raft.progress import Progress, ProgressState
 
 HEARTBEATS = (Heartbeat, HeartbeatReply)
@@ -29,7 +30,7 @@ KINDS = {
     kind.__name__: kind
     for kind in (
         RequestVote, VoteReply, AppendEntries, AppendReply, Heartbeat, HeartbeatReply, TimeoutNow,
-        InstallSnapshot, InstallSnapshotReply,
+        InstallSnapshot, InstallSnapshotReply, Removed,
     )
 }  # fmt: skip
 
@@ -40,7 +41,7 @@ def said_entry(index: int, entry: Entry) -> str:
     if entry.kind == EntryKind.NOOP:
         return f"{place} no-op"
     if entry.kind == EntryKind.CONFIG:
-        return f"{place} members"
+        return f"{place} members" if index == 1 else f"{place} members {Membership.decode(entry.data).describe()}"
     text = entry.data.decode()
     return place if text == f"{index}:{entry.term}" else f"{place} '{text}'"
 
@@ -65,6 +66,8 @@ def _runs(entries: Sequence[Entry]) -> Iterator[tuple[int, Sequence[Entry]]]:
 def said_message(message: Any) -> str:
     """A message between peers, with everything that it carries."""
     kind = type(message)
+    if kind is Removed:
+        return f"Removed by entry {message.config_index}"
     text = f"{kind.__name__} term {message.term}"
     if kind in (RequestVote, VoteReply) and message.pre_vote:
         text = f"{kind.__name__} (pre-vote) term {message.term}"
@@ -135,6 +138,13 @@ def said_status(node: Node) -> str:
     log = f"log {raft.log.last_index}/{raft.log.last_term}, durable {raft.log.durable_index}"
     text = f"{node.id}  {role}, term {raft.current_term}, {log}, commit {raft.commit_index}"
     return f"{text}, applied {raft.applied_index}{said_snapshots(node.disk)}"
+
+
+def said_members(node: Node) -> str:
+    """Who the members are, as this node's log says, and by which entry; and what it is itself."""
+    raft = node.raft
+    committed = "" if raft.config_index <= raft.commit_index else ", not committed as far as it knows"
+    return f"{node.id}  {raft.standing}; by entry {raft.config_index}{committed}: {raft.membership.describe()}"
 
 
 def said_snapshots(disk: ModelDisk) -> str:

@@ -17,6 +17,7 @@ from zraft.raft.election import Elections
 from zraft.raft.log import RaftLog
 from zraft.raft.progress import Progress, ProgressState
 from zraft.raft.raft import Raft
+from zraft.raft.reconfiguration import Reconfiguration
 from zraft.raft.replication import Replication
 from zraft.raft.snapshots import Snapshots
 from zraft.raft.state import State
@@ -49,6 +50,20 @@ MUTANTS = {
     "wiped-takes-part": "wiped_disk",
     "first-election-by-majority": "first_election_is_unanimous",
     "writes-not-repeated": "log_writer_dies",
+    "two-changes-at-once": "confchange_disable_validation",
+    "members-outlive-truncation": "confchange_disable_validation",
+    "snapshot-without-members": "snapshot_names_members",
+    "members-when-committed": "joint_consensus_next_leader",
+    "without-joint": "confchange_v2_add_double_implicit",
+    "joint-by-new-voters": "joint_consensus_next_leader",
+    "joint-by-old-voters": "confchange_v1_remove_leader",
+    "learners-counted": "learner_promotion",
+    "removed-leader-counts-itself": "removed_leader_is_needed",
+    "former-life-acks": "added_again",
+    "removed-campaigns": "confchange_v2_replace_leader",
+    "removed-leader-leads-on": "confchange_v2_replace_leader",
+    "silent-learner": "learner_votes",
+    "promotes-at-once": "learner_promotion",
 }
 
 # Of the scenarios that no mutant is made for: what else can be wrong there.
@@ -68,6 +83,7 @@ MISTAKES: dict[str, tuple[type, str, Any]] = {
     "one_way_link": (Elections, "check_quorum", lambda self: None),
     "partial_partition": (Elections, "is_sticky", lambda self: False),
     "probe_and_replicate": (Progress, "probe", lambda self: None),
+    "removed_node_is_told": (Reconfiguration, "tell_if_removed", lambda self, candidate, request: False),
     "replicate_after_snapshot": (
         Snapshots,
         "compact",

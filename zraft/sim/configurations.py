@@ -120,7 +120,7 @@ class Configurations:
         _, after = self.in_force(terms, index)
         if before is not None and after is not None:
             self._judge_step(name, before, after, now_us)
-            for node in after.voters.keys() - before.electorate.keys():
+            for node in sorted(after.voters.keys() - before.electorate.keys()):
                 self._judge_promotion(raft, node, after, now_us)
 
     def _judge_step(self, name: str, before: Membership, after: Membership, now_us: int) -> None:
@@ -131,7 +131,7 @@ class Configurations:
             raise Violation("a change of voters is joint", f"{name}: from {before.describe()} to {after.describe()}")
         if joint and after.outgoing.keys() != before.voters.keys():
             raise Violation("a change of voters is joint", f"{name}: from {before.describe()} to {after.describe()}")
-        for node in after.members.keys() - before.members.keys():
+        for node in sorted(after.members.keys() - before.members.keys()):
             life = self.life(node, after)
             retired_us = self._retired_us.get((node, after.stores.get(node, 0)), now_us)
             if retired_us < now_us - ANSWER_US and life is not None and life.held():

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MAX_VOTERS = 7
 SEEK_US = 1_000
 SEEK_FOR_US = 3_000_000
+HELD_US = 100_000
+UNHEARD_US = 300_000
 CUT_US = (200_000, 2_000_000)
 SPREAD_US = 60_000
 
@@ -197,36 +199,75 @@ class MemberFaults(LinkFaults):
         return self._ask(wish._replace(what=f"{wish.what}{', as it is' if former else ''}"), machine.name)
 
     def _rejoin(self, machine: Machine) -> str:
-        """A member is removed, wiped and added again while what it said before is still on its way (trap 10)."""
+        """A member is removed, wiped and added again; what it said before comes through only then (trap 10)."""
         leader, name = self._leader(), machine.name
-        members = self._configurations.newest
-        if leader is None or leader.name == name or name not in members.voters or self._members_may_change():
+        if leader is None or leader.name == name or name not in self._configurations.newest.voters:
             return ""
-        pairs = [(name, leader.name)]
-        for pair in pairs:
-            self._cluster.network.lag_us[pair] = self._rng.randint(50_000, 800_000)
-        self._ask(self._remove(name), leader.name)
+        if self._members_may_change():
+            return ""
+        self._cluster.network.cut_link(name, leader.name, hold=True)
+        self._scheduler.at(self._scheduler.now_us + HELD_US, self._ask_later, (self._remove(name), leader.name))
         self._seek_removal((machine, leader, self._scheduler.now_us + SEEK_FOR_US))
         return name
 
     def _seek_removal(self, sought: tuple[Machine, Machine, int]) -> None:
         machine, leader, end_us = sought
-        pair, now_us = (machine.name, leader.name), self._scheduler.now_us
+        now_us = self._scheduler.now_us
         if not self._active or now_us >= end_us:
-            self._cluster.network.lag_us.pop(pair, None)
+            self._cluster.network.heal_link(machine.name, leader.name)
         elif machine.name in self._possible_members():
             self._scheduler.at(now_us + SEEK_US, self._seek_removal, sought)
         else:
-            self._cluster.network.lag_us.pop(pair, None)
+            frames = self._cluster.network.take_held(machine.name, leader.name)
             self._wipe_to_join(machine)
-            self._cluster.counts["rejoin"] += 1
             self._ask(self._add(machine.name, self._rng.random() < 0.3), leader.name)
+            self._seek_return((machine, leader, frames, now_us + SEEK_FOR_US))
+
+    def _seek_return(self, sought: tuple[Machine, Machine, list[bytes], int]) -> None:
+        machine, leader, frames, end_us = sought
+        now_us, raft = self._scheduler.now_us, raft_of(leader)
+        if not self._active or now_us >= end_us:
+            return
+        if raft is None or machine.name not in raft.membership.members:
+            self._scheduler.at(now_us + SEEK_US, self._seek_return, sought)
+        else:
+            self._cluster.counts["rejoin"] += 1
+            self._cluster.network.arrive_late(leader.name, frames)
 
     def _crash_in_change(self, machine: Machine) -> str:
         """Something happens to the leader, or to whoever shall vote, while a configuration is not committed yet."""
+        if self._rng.random() < 0.4:
+            return self._promote_unheard()
         asked = self._members(machine)
         self._seek_change(self._scheduler.now_us + SEEK_FOR_US)
         return asked
+
+    def _promote_unheard(self) -> str:
+        """A learner becomes a voter without whom nothing is decided, and does not hear of it before the leader is gone
+        (trap 23)."""
+        leader, members = self._leader(), self._configurations.newest
+        if leader is None or members.is_changing or leader.name not in members.voters:
+            return ""
+        if not members.learners:
+            node = self._ready_joiner()
+            return self._ask(self._add(node, learner=True), leader.name) if node else ""
+        node, other = self._rng.choice(list(members.learners)), self._rng.choice(list(members.voters))
+        self._cluster.availability.unsettle()
+        self._cluster.operators[OPERATORS[0]].ask(self._set([node, other], []), leader.name, at_once=True)
+        self._cut([(leader.name, node)], False, self._rng.randint(*CUT_US))
+        self._seek_joint((leader, self._scheduler.now_us + UNHEARD_US))
+        return f"{leader.name} is asked to set {node} {other}, and not heard by {node}"
+
+    def _seek_joint(self, sought: tuple[Machine, int]) -> None:
+        leader, end_us = sought
+        now_us, raft = self._scheduler.now_us, raft_of(leader)
+        if not self._active or raft is None or now_us >= end_us:
+            return
+        if not raft.membership.outgoing:
+            self._scheduler.at(now_us + SEEK_US, self._seek_joint, sought)
+            return
+        self._cluster.counts["crash-in-change"] += 1
+        self._crash(leader, power=False)
 
     def _seek_change(self, end_us: int) -> None:
         now_us, leader = self._scheduler.now_us, self._leader()

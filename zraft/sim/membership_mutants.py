@@ -139,6 +139,16 @@ def _former_life_acks(patch: Any) -> None:
     patch(Raft, "step", step)
 
 
+def _take_what_is_meant_for_the_name(patch: Any) -> None:
+    """Who waits to be added takes frames that are meant for a member of its name."""
+    original = Transport.why_refused
+
+    def why_refused(self: Transport, frame: Any) -> str:
+        return "" if self.identity.waiting and frame.receiver == self.node else original(self, frame)
+
+    patch(Transport, "why_refused", why_refused)
+
+
 @mutant("stores-ignored", "22", "takes a member with a wiped disk for what it was, by its name alone")
 def _stores_ignored(patch: Any) -> None:
     original = Raft.step
@@ -147,11 +157,12 @@ def _stores_ignored(patch: Any) -> None:
         original(self, sender, message, self.membership.stores.get(sender, store_id))
 
     patch(Raft, "step", step)
+    _take_what_is_meant_for_the_name(patch)
 
 
 @mutant("joiner-votes", "22", "votes, and by its name alone, while it waits to be added and knows no cluster")
 def _joiner_votes(patch: Any) -> None:
-    original, answer, refusal = Raft.step, Elections.on_request_vote, Transport.why_refused
+    original, answer = Raft.step, Elections.on_request_vote
 
     def step(self: Raft, sender: str, message: Any, store_id: int = 0, meant_for: int = 0) -> None:
         original(self, sender, message, store_id, meant_for if self.membership.voters else 0)
@@ -163,12 +174,9 @@ def _joiner_votes(patch: Any) -> None:
         answer(self, candidate, request)
         self.configs = configs
 
-    def why_refused(self: Transport, frame: Any) -> str:
-        return "" if self.identity.waiting and frame.receiver == self.node else refusal(self, frame)
-
     patch(Raft, "step", step)
     patch(Elections, "on_request_vote", on_request_vote)
-    patch(Transport, "why_refused", why_refused)
+    _take_what_is_meant_for_the_name(patch)
 
 
 @mutant("adds-anybody", "10", "adds whoever answers at an address, whatever it holds and whoever it is")

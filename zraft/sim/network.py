@@ -58,6 +58,17 @@ class Network:
                 self._latest[pair] = max(arrival_us, self._latest.get(pair, 0))
                 self._scheduler.at(arrival_us, self._arrive_at_peer, (receiver, frame))
 
+    def take_held(self, sender: str, receiver: str) -> list[bytes]:
+        """Let one direction pass again. What was held back is returned, for `arrive_late`."""
+        self.cut.pop((sender, receiver), None)
+        return self._held.pop((sender, receiver), [])
+
+    def arrive_late(self, receiver: str, frames: list[bytes]) -> None:
+        """What was said over a connection of former times comes through."""
+        for frame in frames:
+            self._counts["held-frames"] += 1
+            self._scheduler.at(self._scheduler.now_us + self._draw_usual_us(), self._arrive_at_peer, (receiver, frame))
+
     def heal(self) -> None:
         """All links are whole."""
         self.lag_us.clear()
