@@ -20,7 +20,7 @@ MAX_FUNCTION_LINES = 70
 PURE = tuple(
     """
     __future__ abc array bisect collections copy dataclasses enum functools hashlib heapq itertools json math operator
-    random.Random re sortedcontainers string struct types typing zlib
+    random.Random re reprlib sortedcontainers string struct types typing zlib
     """.split()  # noqa: SIM905 (as a list it would be a page)
 )
 """What does no I/O, starts no thread and knows no time."""
