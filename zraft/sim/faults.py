@@ -319,7 +319,7 @@ class Faults(MemberFaults):
     def _may_lose(self, machine: Machine) -> bool:
         """Not before the first election, which needs everybody (trap 22), and nobody without whom there could be no
         majority, now or after a change that is under way. Who is no member may lose anything."""
-        if self._rng.random() >= 0.4 or not self._cluster.invariants.committed or self._members_may_change():
+        if self._rng.random() >= 0.6 or not self._cluster.invariants.committed or self._members_may_change():
             return False
         return self.stays_electable(self._configurations.newest, but=machine.name)
 

@@ -1,4 +1,4 @@
-"""Faults of links between nodes (and clients): cut in one direction or both, slow, lossy, or on and off."""
+"""Faults of links between nodes (clients, and operators): cut in one direction or both, slow, lossy, or on and off."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class LinkFaults:
             self._cluster.network.heal_link(sender, receiver)
 
     def _partition(self, machine: Machine) -> str:
-        everybody = [*self._cluster.names, *self._cluster.clients]
+        everybody = [*self._cluster.names, *self._cluster.clients, *self._cluster.operators]
         side = {name for name in everybody if self._rng.random() < 0.5}
         pairs = [(one, two) for one in everybody for two in everybody if (one in side) != (two in side)]
         return self._cut_for(pairs, f"{' '.join(name for name in everybody if name in side)} from the rest")
@@ -63,7 +63,7 @@ class LinkFaults:
         """From the other nodes, though clients may still reach it."""
         others = self._others(machine)
         if self._rng.random() < 0.3:
-            others += self._cluster.clients
+            others += [*self._cluster.clients, *self._cluster.operators]
         sleeper = machine if self._rng.random() < 0.5 else None
         what = f"{machine.name}{' asleep' if sleeper else ''} from {' '.join(others)}"
         return self._cut_for(both_ways(machine.name, others), what, sleeper)

@@ -70,3 +70,15 @@ def test_frames_overtake_each_other_where_nothing_is_held() -> None:
         link.send(number)
     frames = link.frames()
     assert frames != [b"%d" % number for number in range(20)] and len(frames) == 20
+
+
+def test_what_a_link_held_back_may_come_through_later_than_what_follows_it() -> None:
+    link = Arrivals()
+    link.network.cut_link("n1", "n2", hold=True)
+    link.send(1)
+    held = link.network.take_held("n1", "n2")
+    link.send(2)
+    assert link.frames() == [b"2"]
+    link.network.arrive_late("n2", held)
+    assert link.frames() == [b"2", b"1"]
+    assert link.network.take_held("n1", "n2") == []
