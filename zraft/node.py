@@ -129,7 +129,9 @@ class Makers(NamedTuple):
         from zraft.bench.stages import Stages
 
         stages = Stages(config.profile, lambda: time.monotonic_ns() // 1000)
-        return cls(*(partial(actor, stages) for actor in (ProfiledFrontend, ProfiledConsensus, ProfiledApplier)))
+        return cls(
+            partial(ProfiledFrontend, stages), partial(ProfiledConsensus, stages), partial(ProfiledApplier, stages)
+        )
 
 
 class World:

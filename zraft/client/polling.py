@@ -18,6 +18,7 @@ class Polling:
         self.core = core
         self.sockets = Sockets()
         self._poller = zmq.Poller()
+        self._sent_at = time.monotonic()
 
     def send(self) -> None:
         """Do what is due, and send what follows from it."""
@@ -43,7 +44,7 @@ class Polling:
         ready = self._poller.poll(max(0, int(seconds * 1000)))
         if not ready and 0 < seconds < 0.001:
             # ZeroMQ's clock ticks in milliseconds. The descriptors tell of what comes after the look just taken.
-            select.select([handle.getsockopt(zmq.FD) for handle in sockets.by_endpoint.values()], [], [], seconds)
+            select.select([int(handle.getsockopt(zmq.FD)) for handle in sockets.endpoint_of], [], [], seconds)
             ready = self._poller.poll(0)
         now = time.monotonic()
         for handle, events in ready:
