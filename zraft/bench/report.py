@@ -7,7 +7,7 @@ from typing import Any
 
 from zraft.bench import cpu
 from zraft.bench.histogram import Histogram
-from zraft.bench.run import DISTURBED, Measured, Workload
+from zraft.bench.run import DISTURBED, LEADER, Measured, Workload
 from zraft.chaos.statistics import Second
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
@@ -76,7 +76,7 @@ def cpu_table(measured: Measured, threads: Mapping[str, str]) -> list[list[str]]
 
     names = {name: None for times in measured.nodes.values() for name in times}
     sums = {name: sum(times.get(name, 0.0) for times in measured.nodes.values()) for name in names}
-    rows = [["CPU s per 1,000 ops", *measured.nodes, "all nodes"]]
+    rows = [["CPU s per 1,000 ops (* leads)", *measured.nodes, "all nodes"]]
     for name in sorted(names, key=lambda name: -sums[name]):
         if sums[name] / thousands >= 0.00005:
             label = "supervisor" if name == cpu.MAIN else threads.get(name, name)
@@ -148,11 +148,12 @@ def as_json(measured: Measured, threads: Mapping[str, str]) -> dict[str, Any]:
         },
         "cpu_s_per_1000_ops": {
             "nodes": {
-                node: {threads.get(name, name): seconds / thousands for name, seconds in times.items()}
+                node.rstrip(LEADER): {threads.get(name, name): seconds / thousands for name, seconds in times.items()}
                 for node, times in measured.nodes.items()
             },
             "clients": [seconds / thousands for seconds in measured.clients],
         },
+        "leader": next((node.rstrip(LEADER) for node in measured.nodes if node.endswith(LEADER)), None),
         "client_bound": bool(measured.client_bound()),
         "others_cores": measured.disturbance(),
         "seconds": [second._asdict() for second in seconds_of(measured)],

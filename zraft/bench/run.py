@@ -19,6 +19,8 @@ CLIENT_BOUND = 0.9
 """Of a core, used by one client: from here on it, rather than the cluster, may have set the pace."""
 DISTURBED = 0.25
 """Of a core, used by others on the machine: from here on figures are disturbed."""
+LEADER = "*"
+"""Behind the name of the node that led when the run began."""
 LEAD_SECONDS = 0.2
 """From telling the clients when to begin to that moment."""
 END_SECONDS = 5.0

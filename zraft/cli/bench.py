@@ -192,9 +192,11 @@ def _reports(client: Client) -> dict[str, dict[str, Any]]:
 
 
 def _local_pids(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """Node -> process id, of those that run on this machine; the leader's name comes with a star."""
+    """Node -> process id, of those that run on this machine; the leader is marked."""
+    from zraft.bench.run import LEADER
+
     return {
-        f"{node}*" if report["role"] == "leader" else node: report["pid"]
+        node + LEADER * (report["role"] == "leader"): report["pid"]
         for node, report in reports.items()
         if _is_local(report["endpoint"])
     }
