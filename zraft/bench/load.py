@@ -40,6 +40,8 @@ class Plan(NamedTuple):
     """Open loop: operations a second; 0: closed loop."""
     keys: int
     """Size of the key space; each operation draws its key."""
+    fill: bool
+    """Write all keys first."""
     value_bytes: int
     duration_s: float
     """Measured, after the warm-up."""
@@ -63,6 +65,7 @@ class Load:
         self.latencies = {"put": Histogram(), "get": Histogram()}
         self.seconds: dict[int, dict[str, Histogram]] = {}  # of the measured time -> the same
         self.completed = 0  # within the measured time
+        self.answered = 0  # in all
         self.errors: Counter[str] = Counter()
         self._core = core
         self._clock = clock
@@ -75,7 +78,7 @@ class Load:
     def fill(self) -> Iterator[Request]:
         """Puts of this client's share of all keys, and of one at least: that has it find the leader."""
         yield requests.set_key(key_of(self.plan.client % self.plan.keys), self._value)
-        for number in range(self.plan.client, self.plan.keys, self.plan.clients):
+        for number in range(self.plan.client, self.plan.keys * self.plan.fill, self.plan.clients):
             yield requests.set_key(key_of(number), self._value)
 
     def begin(self, start: float) -> None:
@@ -121,6 +124,7 @@ class Load:
     def _on_done(self, kind: str, due: float, value: Any, error: ZraftError | None) -> None:
         now = self._clock()
         self._open -= 1
+        self.answered += 1
         if not self._measured_from <= (due if self.plan.rate else now) < self._end:
             return  # warming up, or after the end
         if error is not None:
@@ -140,6 +144,7 @@ class Load:
         """The result, for `Result.from_json`."""
         return {
             "completed": self.completed,
+            "answered": self.answered,
             "errors": dict(self.errors),
             "latencies": {kind: histogram.as_json() for kind, histogram in self.latencies.items()},
             "seconds": [
@@ -150,10 +155,13 @@ class Load:
 
 
 class Outcome:
-    """What all clients of a run measured, together. seconds: of the measured time -> histograms by kind."""
+    """What all clients of a run measured, together. completed: in the measured time; answered, cpu_s: from the
+    beginning of the warm-up on; seconds: of the measured time -> histograms by kind."""
 
     def __init__(self) -> None:
         self.completed = 0
+        self.answered = 0
+        self.cpu_s = 0.0
         self.errors: Counter[str] = Counter()
         self.latencies = {"put": Histogram(), "get": Histogram()}
         self.seconds: dict[int, dict[str, Histogram]] = {}
@@ -161,6 +169,8 @@ class Outcome:
     def add(self, fields: Mapping[str, Any]) -> None:
         """What `Load.as_json` of one client gave."""
         self.completed += fields["completed"]
+        self.answered += fields["answered"]
+        self.cpu_s += fields["cpu_s"]
         self.errors.update(fields["errors"])
         _add_kinds(self.latencies, fields["latencies"])
         for second, kinds in fields["seconds"]:

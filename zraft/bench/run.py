@@ -39,12 +39,12 @@ class Workload(NamedTuple):
     duration_s: float
     warm_up_s: float
 
-    def plans(self, endpoints: Sequence[str], seed: int) -> list[Plan]:
-        """One for each client."""
+    def plans(self, endpoints: Sequence[str], seed: int, fill: bool = True) -> list[Plan]:
+        """One for each client. fill: all keys are written first."""
         share, more = divmod(self.in_flight, self.clients)
         return [
             Plan(
-                tuple(endpoints), self.put_share, share + (client < more), self.rate / self.clients, self.keys,
+                tuple(endpoints), self.put_share, share + (client < more), self.rate / self.clients, self.keys, fill,
                 self.value_bytes, self.duration_s, self.warm_up_s, client, self.clients, seed,
             )
             for client in range(self.clients)

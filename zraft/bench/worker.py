@@ -68,12 +68,12 @@ class Worker:
         while time.monotonic() < start:
             self.turn(start)
         load.begin(start)
-        now = start
+        now, cpu_s = start, time.process_time()
         while not load.is_over(now):
             until = load.turn(now)
             self.turn(until)
             now = time.monotonic()
-        return load.as_json()
+        return {**load.as_json(), "cpu_s": time.process_time() - cpu_s}
 
     def close(self) -> None:
         """End the session, then the sockets."""

@@ -9,7 +9,7 @@ from zraft.bench.load import ANSWER_SECONDS, KEY_BYTES, KEY_SPACE, Load, Outcome
 from zraft.client.requests import Request
 from zraft.errors import OutcomeUnknown
 
-PLAN = Plan(("tcp://127.0.0.1:1",), 1.0, 4, 0.0, 100, 256, 2.0, 1.0, 0, 1, seed=1)
+PLAN = Plan(("tcp://127.0.0.1:1",), 1.0, 4, 0.0, 100, True, 256, 2.0, 1.0, 0, 1, seed=1)
 START = 100.0
 
 
@@ -98,7 +98,7 @@ def test_clients_take_turns() -> None:
 
 def test_what_failed_counts_with_its_time() -> None:
     outcome = Outcome()
-    outcome.add(FakeStore(ten_ms).run(PLAN, OutcomeUnknown("set: no answer")).as_json())
+    outcome.add(FakeStore(ten_ms).run(PLAN, OutcomeUnknown("set: no answer")).as_json() | {"cpu_s": 0.0})
     assert outcome.completed == 0
     assert sum(outcome.errors.values()) == outcome.latencies["put"].count > 0
     assert list(outcome.errors) == ["OutcomeUnknown: set: no answer"]
