@@ -94,9 +94,7 @@ class Unsynced(Synced):
     """As it comes."""
 
     name = "pysyncobj"
-    about = (
-        "3 nodes, defaults: a batch every 100 ms, a journal that is never synced; the load comes from the leader"
-    )
+    about = "3 nodes, defaults: a batch every 100 ms, a journal that is never synced; the load comes from the leader"
     operations = ("put",)
     settings: dict[str, Any] = {}
     is_synced = False
