@@ -6,16 +6,20 @@ Nothing here compares with a time in seconds: that depends on the machine, and o
 from __future__ import annotations
 
 import json
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from cluster import Cluster
-from echo import echoes_per_s
 
 from zraft.bench import cpu
 from zraft.cli.bench import cli
+
+echoes_per_s = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "echo.py"))["echoes_per_s"]
 
 SHORT = ("--duration", "0.5", "--warm-up", "0.2", "--keys", "50")
 IN_FLIGHT = 64
@@ -89,3 +93,20 @@ def test_no_gross_loss_of_speed(shared_cluster: Cluster) -> None:
     print(f"of {echoes:,.0f} echoes a second: puts {sorted(puts)}, gets {sorted(gets)}")
     assert max(puts) >= LEAST_PUTS  # other programs can spoil a round; a loss of our own is there in all
     assert max(gets) >= LEAST_GETS
+
+
+def test_a_run_that_is_told_to_end_leaves_nothing_behind() -> None:
+    command = [sys.executable, "-m", "zraft.cli.bench", "put", "--duration", "60"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        folder = Path(run.stderr.readline().split(" in ")[1].strip())
+        while "warm-up" not in run.stderr.readline():
+            pass
+        below = subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(run.pid)], text=True).split()
+        assert len(below) >= 4, "three nodes and a client (and ps itself)"
+        run.terminate()
+        assert run.wait(20) == 130
+        assert "interrupted" in run.stderr.read()
+    left = subprocess.run(["ps", "-o", "args=", "-p", ",".join(below)], capture_output=True, text=True).stdout
+    assert "zraft" not in left
+    assert not folder.exists()

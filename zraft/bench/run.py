@@ -84,7 +84,9 @@ class Measured(NamedTuple):
 
 
 class Clients:
-    """The processes of the clients. A context manager: at its end there are none."""
+    """The processes of the clients, ready to begin. A context manager: at its end there are none.
+
+    Raises ZraftError if they reach nobody."""
 
     def __init__(self, plans: Sequence[Plan]) -> None:
         self._processes = [
@@ -97,6 +99,13 @@ class Clients:
             )
             for _ in plans
         ]
+        try:
+            self._prepare(plans)
+        except BaseException:
+            self._end(at_once=True)
+            raise
+
+    def _prepare(self, plans: Sequence[Plan]) -> None:
         for process, plan in zip(self._processes, plans, strict=True):
             _tell(process, plan._asdict())
         for process in self._processes:
@@ -108,8 +117,11 @@ class Clients:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._end(at_once=kind is not None)
+
+    def _end(self, at_once: bool) -> None:
         for process in self._processes:
-            if kind is not None:
+            if at_once:
                 process.kill()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(END_SECONDS)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from zraft.cli.common import ExitStatus, Failure, Group, cluster_options, endpoints_of, version_option
+from zraft.cli.common import ExitStatus, Failure, Group, cluster_options, endpoints_of, terminable, version_option
 from zraft.cli.output import print_json
 from zraft.statemachine.codec import MAX_VALUE_BYTES
 
@@ -225,7 +225,7 @@ def _run(which: Which, workload: Workload, options: Options, with_stages: bool =
     from zraft.bench.run import measure
 
     _check_plot(options.plot)
-    with _cluster(which, SAMPLE_EVERY if with_stages else 0) as client:
+    with terminable(), _cluster(which, SAMPLE_EVERY if with_stages else 0) as client:
         reports = _reports(client)
         if with_stages:
             _check_profiled(reports)

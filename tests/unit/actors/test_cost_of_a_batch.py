@@ -100,9 +100,9 @@ def is_replication(bodies: tuple[bytes, ...]) -> bool:
 
 def is_idle_talk(message: Any) -> bool:
     if isinstance(message, Outbound):
-        return not is_replication(tuple(body for _, body in message.messages))
+        return not is_replication(tuple(body for *_, body in message.messages))
     if isinstance(message, Inbound):
-        return not any(is_replication(bodies) for _, _, _, bodies in message.frames)
+        return not any(is_replication(bodies) for *_, bodies in message.frames)
     return isinstance(message, Tick)
 
 
