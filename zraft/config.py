@@ -34,7 +34,10 @@ ACTORS: tuple[str, ...] = tuple(actor for group in DEFAULT_THREADS for actor in 
 """The names that `threads` may use, each exactly once."""
 
 _REQUIRED = ("node", "data_dir", "cluster")
-_OPTIONAL = ("join", "insecure", "json", "bind", "election_timeout_ms", "heartbeat_ms", "snapshot", "chaos", "threads")
+_OPTIONAL = (
+    "join", "insecure", "json", "bind", "election_timeout_ms", "heartbeat_ms", "snapshot", "chaos", "profile",
+    "threads",
+)  # fmt: skip
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _EXPECTED_NODE_ID = "a node id (1 to 64 letters, digits, `_`, `-`, `.`, the first a letter or digit)"
 _ADDRESS = re.compile(r"tcp://(?P<host>\*|[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?):(?P<port>[0-9]{1,5})")
@@ -82,6 +85,8 @@ class Config:
     """Keep so many entries behind a snapshot for followers that lag."""
     chaos: bool
     """Accept injected faults."""
+    profile: int
+    """Time every so-manieth write on its way through this node; 0: none."""
     threads: tuple[tuple[str, ...], ...]
     """Which actors share a thread."""
     source: Path
@@ -148,6 +153,7 @@ class _Reader:
             snapshot_bytes=size,
             snapshot_keep=keep,
             chaos=self._flag("chaos"),
+            profile=self._integer(("profile",), self._values.get("profile", 0), least=0),
             threads=self._threads(),
             source=Path(os.path.abspath(self._path)),
         )

@@ -9,10 +9,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from random import Random, SystemRandom
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zmq
 
@@ -109,6 +112,28 @@ class SnapshotsOpener:
         return self._store
 
 
+class Makers(NamedTuple):
+    """What makes the actors that a write passes, from a Context and what the actor's class says."""
+
+    frontend: Callable[..., Frontend]
+    consensus: Callable[..., Consensus]
+    applier: Callable[..., Applier]
+
+    @classmethod
+    def of(cls, config: Config) -> Makers:
+        """The plain ones or, where the config says profile, those that stamp."""
+        if not config.profile:
+            return cls(Frontend, Consensus, Applier)
+        # Imported here, as what belongs to faults is.
+        from zraft.bench.profiled import ProfiledApplier, ProfiledConsensus, ProfiledFrontend
+        from zraft.bench.stages import Stages
+
+        stages = Stages(config.profile, lambda: time.monotonic_ns() // 1000)
+        return cls(
+            partial(ProfiledFrontend, stages), partial(ProfiledConsensus, stages), partial(ProfiledApplier, stages)
+        )
+
+
 class World:
     """What an actor meets of the world: links and disk as they are or, where the config says chaos, with faults."""
 
@@ -136,6 +161,16 @@ class World:
 
 def _monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000
+
+
+def short_name(actors: Sequence[str]) -> str:
+    """What top, perf and zraft-bench call the thread of these actors; Linux takes 15 characters."""
+    return (actors[0] if len(actors) == 1 else f"{actors[0]}+{len(actors) - 1}")[:15]
+
+
+def _name_this_thread(name: str) -> None:
+    with suppress(OSError):  # elsewhere than on Linux
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(name)
 
 
 def _reachable(address: str) -> str:
@@ -185,10 +220,10 @@ class Node:
             at.client for at in (own, *(at for node, at in members.items() if node != config.node)) if at.client
         ]
         names = [name for name in START_ORDER if name != "json_gateway" or config.json]
-        facts = {"version": __version__, "pid": os.getpid()}
+        facts = {"version": __version__, "pid": os.getpid(), "threads": config.threads}
         clients: Mapping[str, Any] = {"clients": RouterPort(context, config.bind_client, "client", CLIENT_HWM)}
         peer_port = PeerPort(context, config.bind_peer)
-        world = World(config, peer_port)
+        world, make = World(config, peer_port), Makers.of(config)
         self.faults = world.faults
         opener, snapshots = LogOpener(config, world.disk), SnapshotsOpener(config, world.disk)
         peers: Mapping[str, Any] = {"peers": world.peer_port}
@@ -196,11 +231,11 @@ class Node:
         specs = [
             ActorSpec("log_writer", lambda c: LogWriter(c, lambda: opener.open(c.boundary)), none),
             ActorSpec("snapshot_writer", lambda c: SnapshotWriter(c, lambda: snapshots.open(c.boundary)), none),
-            ActorSpec("applier", lambda c: Applier(c, policy), none),
+            ActorSpec("applier", lambda c: make.applier(c, policy), none),
             ActorSpec("election_timer", ElectionTimer, none),
             ActorSpec("transport", lambda c: world.transport(c, config.node, own), peers),
-            ActorSpec("consensus", lambda c: Consensus(c, config.node, founding, members, settings), none),
-            ActorSpec("frontend", lambda c: Frontend(c, config.node, names, world.parse_fault, facts), clients),
+            ActorSpec("consensus", lambda c: make.consensus(c, config.node, founding, members, settings), none),
+            ActorSpec("frontend", lambda c: make.frontend(c, config.node, names, world.parse_fault, facts), clients),
         ]
         if config.json:
             ports: Mapping[str, Any] = {"json": TcpPort(config.json), "cluster": ClusterPort(context)}
@@ -232,6 +267,7 @@ class Node:
         thread.start()
 
     def _run_host(self, host: Host) -> None:
+        _name_this_thread(short_name(list(host.slots)))
         try:
             host.run()
         except BaseException as error:  # a bug in the host itself; its sockets are intact

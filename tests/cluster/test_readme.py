@@ -14,7 +14,7 @@ import click
 import pytest
 from cluster import HOST, Cluster, Node
 
-from zraft.cli import chaos, main
+from zraft.cli import bench, chaos, main
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -78,7 +78,10 @@ def command_names(group: click.Command, prefix: str) -> list[str]:
     return [name for key, sub in group.commands.items() for name in command_names(sub, f"{prefix} {key}")]
 
 
-@pytest.mark.parametrize("name", [*command_names(main.cli, "zraft-cli"), *command_names(chaos.cli, "zraft-chaos")])
+PROGRAMS = {"zraft-cli": main.cli, "zraft-chaos": chaos.cli, "zraft-bench": bench.cli}
+
+
+@pytest.mark.parametrize("name", [name for prefix, cli in PROGRAMS.items() for name in command_names(cli, prefix)])
 def test_every_command_is_in_the_readme(name: str) -> None:
     words = name.split()[1:]
     assert re.search(rf"`[^`\n]*\b{' '.join(words)}\b", README), name

@@ -53,6 +53,7 @@ def test_the_least_file_gets_the_defaults(tmp_path: Path) -> None:
         snapshot_bytes=64 * 1024 * 1024,
         snapshot_keep=5000,
         chaos=False,
+        profile=0,
         threads=DEFAULT_THREADS,
         source=tmp_path / "node.yaml",
     )
@@ -71,10 +72,11 @@ def test_every_key_is_taken_from_the_file(tmp_path: Path) -> None:
             heartbeat_ms=200,
             snapshot={"entries": 10, "bytes": 20, "keep": 0},
             chaos=True,
+            profile=64,
             threads=threads,
         ),
     )
-    assert (config.join, config.insecure, config.chaos) == (True, True, True)
+    assert (config.join, config.insecure, config.chaos, config.profile) == (True, True, True, 64)
     assert (config.json, config.bind_client, config.bind_peer) == (
         "tcp://*:7301",
         "tcp://*:8101",
@@ -125,6 +127,7 @@ def test_a_joining_node_outside_cluster_needs_bind(tmp_path: Path) -> None:
         ({"join": "maybe"}, "join: expected true or false, got 'maybe'"),
         ({"insecure": 1}, "insecure: expected true or false, got 1"),
         ({"chaos": None}, "chaos: expected true or false, got None"),
+        ({"profile": True}, "profile: expected a whole number of at least 0, got True"),
         ({"heartbeat_ms": 0}, "heartbeat_ms: expected a whole number of at least 1, got 0"),
         ({"heartbeat_ms": True}, "heartbeat_ms: expected a whole number of at least 1, got True"),
         ({"heartbeat_ms": 2.5}, "heartbeat_ms: expected a whole number of at least 1, got 2.5"),
@@ -281,7 +284,9 @@ _VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=3),
     max_leaves=6,
 )
-_FIELDS = "node data_dir cluster join insecure json bind election_timeout_ms heartbeat_ms snapshot chaos threads"
+_FIELDS = (
+    "node data_dir cluster join insecure json bind election_timeout_ms heartbeat_ms snapshot chaos profile threads"
+)
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)

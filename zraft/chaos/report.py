@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable
 from html import escape
-from importlib.resources import files
 
 from zraft.chaos import charts, statistics
+from zraft.chaos.page import legend, page, section, tiles
 from zraft.chaos.result import Result
 from zraft.chaos.verdict import Holds
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-"""So that a browser fetches nothing even if a mistake in the report asked it to."""
 CLASSES = {Holds.YES: "holds", Holds.NO: "violated", Holds.UNKNOWN: "open"}
 WORDS = {Holds.YES: "All holds", Holds.NO: "Violated", Holds.UNKNOWN: "No verdict"}
 
@@ -22,9 +18,6 @@ def render(result: Result) -> str:
     """The whole file."""
     end_s = max(result.seen.healed_s, 1.0)
     seconds = statistics.by_second((operation for operation in result.operations if operation.call < end_s), end_s)
-    data = {**result.as_json(), "end_s": end_s}
-    # What could end the script element early is written as an escape that JSON knows.
-    embedded = json.dumps(data).replace("<", "\\u003c")
     kinds = [kind for kind in charts.LANES if kind in result.plan.kinds]
     nodes = result.nodes
     body = [
@@ -32,32 +25,19 @@ def render(result: Result) -> str:
         _tiles(result),
         _verdict(result),
         _failing(result),
-        _section("timeline", "Faults", "By node: deaths of actors, then process and disk, then links.",
-                 _legend((kind, kind) for kind in kinds), charts.timeline(result.seen.injected, nodes, end_s)),
-        _section("leaders", "Leaders", "Who led, in which term; grey where a node did not answer.",
+        section("timeline", "Faults", "By node: deaths of actors, then process and disk, then links.",
+                 legend((kind, kind) for kind in kinds), charts.timeline(result.seen.injected, nodes, end_s)),
+        section("leaders", "Leaders", "Who led, in which term; grey where a node did not answer.",
                  charts.leaders(result.seen.samples, nodes, end_s)),
-        _section("throughput", "Throughput", "Operations that ended in each second.",
-                 _legend([("ok", "ok"), ("unknown", "outcome unknown"), ("fail", "surely not applied")]),
+        section("throughput", "Throughput", "Operations that ended in each second.",
+                 legend([("ok", "ok"), ("unknown", "outcome unknown"), ("fail", "surely not applied")]),
                  charts.throughput(seconds, end_s)),
-        _section("latency", "Latency", "Of operations that succeeded, by second; logarithmic.",
-                 _legend([("p50", "median"), ("p99", "99 %"), ("max", "longest")]), charts.latency(seconds, end_s)),
+        section("latency", "Latency", "Of operations that succeeded, by second; logarithmic.",
+                 legend([("p50", "median"), ("p99", "99 %"), ("max", "longest")]), charts.latency(seconds, end_s)),
         f'<div class="pair">{_operations(result)}{_faults(result)}</div>',
         _again(result),
     ]  # fmt: skip
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<link rel="icon" href="data:,">\n'
-        f"<title>zraft-chaos: {escape(WORDS[result.holds])}</title>\n"
-        f"<style>\n{_resource('report.css')}</style>\n</head>\n"
-        f'<body>\n<main>\n{chr(10).join(part for part in body if part)}\n</main>\n<div id="tip"></div>\n'
-        f'<script type="application/json" id="data">{embedded}</script>\n'
-        f"<script>\n{_resource('report.js')}</script>\n</body>\n</html>\n"
-    )
-
-
-def _resource(name: str) -> str:
-    return files("zraft.chaos").joinpath(name).read_text(encoding="utf-8")
+    return page(f"zraft-chaos: {WORDS[result.holds]}", body, {**result.as_json(), "end_s": end_s})
 
 
 def _header(result: Result) -> str:
@@ -70,16 +50,13 @@ def _header(result: Result) -> str:
 def _tiles(result: Result) -> str:
     outcomes = Counter(operation.outcome for operation in result.operations)
     gap = result.gap
-    tiles = [
+    return tiles([
         (f"{len(result.operations):,}", "operations"),
         (f"{outcomes['ok'] / max(result.seen.healed_s, 1.0):,.0f}/s", "succeeded"),
         (f"{outcomes['unknown']:,}", "of unknown outcome"),
         (f"{len(result.seen.injected):,}", "faults"),
         (f"{gap.seconds:.2f} s", f"longest without a write, from {gap.start_s:.1f} s on"),
-    ]
-    return '<div class="tiles">' + "".join(
-        f'<div class="tile"><b>{escape(number)}</b><span>{escape(what)}</span></div>' for number, what in tiles
-    ) + "</div>"  # fmt: skip
+    ])  # fmt: skip
 
 
 def _verdict(result: Result) -> str:
@@ -88,7 +65,7 @@ def _verdict(result: Result) -> str:
         f"<td>{escape(row.detail)}</td></tr>"
         for row in result.rows
     )
-    return _section("verdict", "Verdict", "", f"<table>{rows}</table>")
+    return section("verdict", "Verdict", "", f"<table>{rows}</table>")
 
 
 def _failing(result: Result) -> str:
@@ -97,9 +74,9 @@ def _failing(result: Result) -> str:
         return ""
     about = f"Key {failure.operation.key}: no order of its operations explains the red one."
     drawing = charts.failing_history(failure)
-    legend = _legend([("bad", "fits nowhere"), ("ok", "ok"), ("unknown", "unknown: at any later time, or never")])
+    colours = legend([("bad", "fits nowhere"), ("ok", "ok"), ("unknown", "unknown: at any later time, or never")])
     text = f"<pre>{escape(chr(10).join(result.explanation))}</pre>"
-    return _section("failing-history", "The failing history", about, legend, drawing, text)
+    return section("failing-history", "The failing history", about, colours, drawing, text)
 
 
 def _operations(result: Result) -> str:
@@ -108,7 +85,7 @@ def _operations(result: Result) -> str:
         f"<tr><td>{op}</td>" + "".join(f'<td class="number">{count:,}</td>' for count in outcomes.values()) + "</tr>"
         for op, outcomes in statistics.by_outcome(result.operations).items()
     )
-    return _section("operations", "Operations", "", f"<table><tr><th></th>{head}</tr>{rows}</table>")
+    return section("operations", "Operations", "", f"<table><tr><th></th>{head}</tr>{rows}</table>")
 
 
 def _faults(result: Result) -> str:
@@ -117,7 +94,7 @@ def _faults(result: Result) -> str:
         listed = ", ".join(f"{what} {count}" for what, count in variants.items())
         count = f'<td class="number">{sum(variants.values())}</td>'
         rows.append(f"<tr><td>{kind}</td>{count}<td>{escape(listed)}</td></tr>")
-    return _section("faults", "Faults by kind", "", f"<table>{''.join(rows)}</table>")
+    return section("faults", "Faults by kind", "", f"<table>{''.join(rows)}</table>")
 
 
 def _again(result: Result) -> str:
@@ -127,13 +104,3 @@ def _again(result: Result) -> str:
         f"--clients {plan.clients} --keys {plan.keys} --nodes {len(result.nodes)}"
     )
     return f'<p class="note">The same faults again: <code>{escape(command)}</code></p>'
-
-
-def _section(name: str, title: str, about: str, *parts: str) -> str:
-    words = f"<p>{escape(about)}</p>" if about else ""
-    return f'<section id="{name}"><h2>{title}</h2>{words}{"".join(parts)}</section>'
-
-
-def _legend(entries: Iterable[tuple[str, str]]) -> str:
-    items = [f'<span><i style="background:var(--{colour})"></i>{escape(name)}</span>' for colour, name in entries]
-    return f'<div class="legend">{"".join(items)}</div>'

@@ -7,12 +7,10 @@ import json
 import secrets
 import shlex
 import shutil
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,7 +20,7 @@ from zraft.chaos.history import HistoryError, Operation, read_lines
 from zraft.chaos.linearizability import Verdict, check, explain
 from zraft.chaos.schedule import KINDS
 from zraft.chaos.verdict import Holds
-from zraft.cli.common import Command, ExitStatus, Failure, endpoints_of
+from zraft.cli.common import Command, ExitStatus, Failure, endpoints_of, terminable
 from zraft.cli.output import align, print_json
 from zraft.config import ACTORS
 
@@ -134,7 +132,7 @@ def run_command(
     plan = Plan(duration, seed, faults, clients, keys, "" if own else f"zraft-chaos/{secrets.token_hex(4)}/")
     keep = own  # the logs tell what became of the nodes
     try:
-        with _terminable():
+        with terminable():
             result = _run_own(plan, int(nodes), files) if own else _run_on(endpoints_of(*which), plan, files)
         _write_report(result, files)
         _print(result, output)
@@ -160,21 +158,6 @@ def _check_writable(*paths: Path | None) -> None:
             path.touch()
         except OSError as error:
             raise Failure(f"{path}: {error.strerror}", ExitStatus.USAGE) from error
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the run as Ctrl-C does: with everything healed and ended."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        signal.raise_signal(signal.SIGINT)
-
-    old = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def _run_own(plan: Plan, nodes: int, files: Files) -> Result:
