@@ -332,6 +332,12 @@ def _cuts_damage(patch: Any) -> None:
 
 @mutant("wiped-takes-part", "22", "goes on with an empty disk as if it had never held anything")
 def _wiped_takes_part(patch: Any) -> None:
+    original = Raft.step
+
+    def step(self: Raft, sender: str, message: Any, store_id: int = 0, meant_for: int = 0) -> None:
+        original(self, sender, message, store_id)
+
+    patch(Raft, "step", step)
     patch(Raft, "stop_if_wiped", lambda self, sender, message: None)
 
 

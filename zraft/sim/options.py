@@ -45,6 +45,10 @@ FAULTS = (
 moments worth crossing."""
 
 
+LATE = ("isolate", "lag")
+"""Brings out what old acknowledgements do to reads: where there are many, at leaders that are cut off again and again."""
+
+
 COMBINATIONS = (
     ("isolate", "pause-actor", "pause-node"),
     ("kill-actor", "slow-disk"),
@@ -55,7 +59,7 @@ COMBINATIONS = (
     ("crash-power", "failing-sync"),
     ("crash-in-snapshot", "isolate"),
     ("crash-in-snapshot", "snapshot-flip", "crash-power"),
-    ("isolate", "lag"),
+    LATE,
     ("one-link",),
     ("kill-in-write",),
     ("stall-and-cut", "slow-disk"),
@@ -166,6 +170,12 @@ def draw_options(seed: int, nodes: int, faults_ms: int) -> Options:
         fault_interval_ms=rng.choice([800, 1_500, 3_000] if is_quiet else [150, 500, 1_500, 4_000]),
         spares=rng.choice([1, 2, 3]),
     )
+    if faults == LATE:
+        return drawn._replace(
+            clients=6, client_window=3, think_ms=60, read_parts=(0.9,), client_timeout_ms=(300, 1_000),
+            delay_us=(50, 1_000), loss=0.0, duplication=0.0, long_delay=0.0, snapshot_entries=NO_SNAPSHOTS,
+            fault_interval_ms=150,
+        )  # fmt: skip
     if faults == TAIL:
         return drawn._replace(
             clients=6, client_window=3, think_ms=20, read_parts=READ_PARTS, client_timeout_ms=(300, 1_000),
