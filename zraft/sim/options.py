@@ -46,7 +46,7 @@ moments worth crossing."""
 
 
 LATE = ("isolate", "lag")
-"""Brings out what old acknowledgements do to reads: where there are many, at leaders that are cut off again and again."""
+"""Brings out what late acknowledgements do to reads: to many, of leaders that are cut off again and again."""
 
 
 COMBINATIONS = (
