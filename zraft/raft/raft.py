@@ -217,8 +217,9 @@ class Raft(Reconfiguration):
     def on_timeout_now(self, sender: str) -> None:
         """The leader wants this node to take over (dissertation 3.10). Late ones, of a leader that went on or is gone,
         are recognised by the term. Who holds nothing has nothing to take over: it would be taken for a candidate of
-        the first election by a wiped disk (trap 22)."""
-        may_campaign = self.is_voter and self.log.last_index > 0 and not self.disk_stalled()
+        the first election by a wiped disk (trap 22). Nor does who has not read its clock yet: the log's clock would
+        jump when it does (trap 17). The leader asks again."""
+        may_campaign = self.now_ms > 0 and self.is_voter and self.log.last_index > 0 and not self.disk_stalled()
         if may_campaign and self.applier_known and self.role in (Role.FOLLOWER, Role.PRE_CANDIDATE):
             self.note(f"{sender} hands leadership over")
             self.become_candidate(transfer=True)

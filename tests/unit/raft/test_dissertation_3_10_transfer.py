@@ -119,3 +119,19 @@ def test_the_elections_after_a_failed_transfer_are_ordinary_ones_again() -> None
     asked = [p.message for p in cluster.sent if p.sender == "n2" and type(p.message) is RequestVote]
     assert asked[-1].pre_vote and not asked[-1].transfer
     assert cluster["n1"].raft.role is Role.LEADER
+
+
+def test_who_has_not_read_its_clock_yet_does_not_take_over() -> None:
+    """Its log's clock would begin at 0 and jump by the uptime of the machine: every session would end."""
+    cluster = led()
+    cluster["n3"].begin()
+    cluster.deliver(Packet("n1", "n3", TimeoutNow(1)))
+    cluster.settle()
+    assert cluster["n3"].raft.role is Role.FOLLOWER
+    cluster.tick(cluster["n3"])
+    transfer(cluster, "n3")
+    cluster.run(300, until=lambda: cluster["n3"].raft.role is Role.LEADER)
+    assert cluster["n3"].raft.role is Role.LEADER
+    cluster.propose(cluster["n3"], b"x")
+    times = [cluster["n3"].entry(index).time_ms for index in range(1, cluster["n3"].raft.log.last_index + 1)]
+    assert times[-1] - times[0] < 1_000
