@@ -29,14 +29,11 @@ class Changes:
         self._begun: list[Begun] = []  # wait for their commit
         self.replies: list[tuple[int, int, bytes]] = []
         self.to_ask: list[str] = []
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether anybody waits, or is to be answered."""
-        return bool(self._admissions or self._begun or self.replies)
+        self.is_busy = False  # whether anybody waits, or is to be answered; looked at in every batch
 
     def request(self, raft: Raft, token: int, data: bytes) -> None:
         """To the leader. Those who shall join are looked up first; what must be refused anyway is refused at once."""
+        self.is_busy = True
         try:
             change = parse_change(raft.membership, data)
             first_step(raft.membership, change, {})
@@ -58,6 +55,7 @@ class Changes:
         """The frontend began a new life: nobody waits any more."""
         self._admissions.clear()
         self._begun.clear()
+        self.is_busy = bool(self.replies)
 
     def advance(self, raft: Raft) -> None:
         """Before raft's output is taken: begin the changes for which everybody has answered, ask the others again."""
@@ -87,6 +85,7 @@ class Changes:
             else:
                 continue
             self._begun.remove(begun)
+        self.is_busy = bool(self._admissions or self._begun)
 
     def _refuse(self, token: int, refusal: ChangeRefused) -> None:
         self.replies.append((token, ReplyStatus.REFUSED, str(refusal).encode()))

@@ -14,21 +14,18 @@ class Proposals:
     """The tokens of proposals that this leader appended in one term and has not handed to the applier yet."""
 
     def __init__(self) -> None:
-        self._runs: deque[tuple[int, Sequence[int]]] = deque()  # (first index, tokens), ascending
+        self.runs: deque[tuple[int, Sequence[int]]] = deque()  # (first index, tokens), ascending
         self._term = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._runs)
 
     def add(self, first: int, tokens: Sequence[int], term: int) -> None:
         """The entries from first on were appended for these."""
-        self._runs.append((first, tokens))
+        self.runs.append((first, tokens))
         self._term = term
 
     def take(self, last: int) -> list[tuple[int, int]]:
         """(index, token) of those for entries up to last, which wait no more."""
         taken: list[tuple[int, int]] = []
-        runs = self._runs
+        runs = self.runs
         while runs and runs[0][0] <= last:
             first, tokens = runs.popleft()
             here = last - first + 1
@@ -42,27 +39,24 @@ class Proposals:
         """The tokens of all, if this node leads no more: nobody can tell what becomes of those entries."""
         if raft.role is Role.LEADER and raft.current_term == self._term:
             return []
-        tokens = [token for _, tokens in self._runs for token in tokens]
-        self._runs.clear()
+        tokens = [token for _, tokens in self.runs for token in tokens]
+        self.runs.clear()
         return tokens
 
     def forget(self) -> None:
         """The frontend began a new life: nobody waits any more."""
-        self._runs.clear()
+        self.runs.clear()
 
 
 class Transfers:
     """The tokens of those who asked for a transfer of leadership that is under way."""
 
     def __init__(self) -> None:
-        self._tokens: list[int] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._tokens)
+        self.tokens: list[int] = []
 
     def add(self, token: int) -> None:
         """It has begun."""
-        self._tokens.append(token)
+        self.tokens.append(token)
 
     def finish(self, raft: Raft) -> list[tuple[int, int, bytes]]:
         """(token, ReplyStatus, body) for the frontend, once it is known how it ended."""
@@ -74,9 +68,9 @@ class Transfers:
             answer = (ReplyStatus.REFUSED, b"the successor did not take over in time; this node leads on")
         else:
             return []
-        tokens, self._tokens = self._tokens, []
+        tokens, self.tokens = self.tokens, []
         return [(token, *answer) for token in tokens]
 
     def forget(self) -> None:
         """As Proposals."""
-        self._tokens.clear()
+        self.tokens.clear()

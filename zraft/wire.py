@@ -25,6 +25,7 @@ MAX_ARRAY = 16 * 1024  # elements; a run of log entries has fewer (raft.log.MAX_
 
 packb = msgpack.packb
 unpackb = msgpack.unpackb
+_new = tuple.__new__  # of a NamedTuple, where the fields have been counted: quicker than its _make
 
 
 class WireError(ZraftError):
@@ -132,9 +133,10 @@ def unpack_peer(body: bytes) -> Any:
     fields = _unpack(body)
     if type(fields) is not tuple or not fields or type(fields[0]) is not int or not 0 <= fields[0] < len(_PEER_TYPES):
         raise WireError("no message that this version knows")
-    tag, fields = fields[0], fields[1:]
-    fields = fields[: len(_PEER_TYPES[tag])]  # what a later version adds at the end, this one does without
-    if (*map(type, fields),) != _PEER_TYPES[tag]:
+    tag = fields[0]
+    types = _PEER_TYPES[tag]
+    fields = fields[1 : len(types) + 1]  # what a later version adds at the end, this one does without
+    if (*map(type, fields),) != types:
         raise WireError(f"{PEER_MESSAGES[tag].__name__} with wrong fields")
     for position in _PEER_NUMBERS[tag]:
         if fields[position] < 0:
@@ -142,8 +144,8 @@ def unpack_peer(body: bytes) -> Any:
     if tag == _APPEND_ENTRIES:
         entries = tuple(unpack_entries(fields[4]))
         _check_entries(entries)
-        return AppendEntries._make((*fields[:4], entries))
-    return PEER_MESSAGES[tag]._make(fields)
+        return _new(AppendEntries, (*fields[:4], entries))
+    return _new(PEER_MESSAGES[tag], fields)
 
 
 class PeerFrame(NamedTuple):
@@ -183,7 +185,7 @@ def unpack_peer_frame(frame: bytes) -> PeerFrame:
     for body in fields[7]:
         if type(body) is not bytes:
             raise WireError("a peer frame with wrong fields")
-    return PeerFrame._make(fields[1:])
+    return _new(PeerFrame, fields[1:])
 
 
 def peek_bodies(frame: bytes) -> tuple[bytes, ...]:
@@ -195,7 +197,7 @@ def peek_bodies(frame: bytes) -> tuple[bytes, ...]:
 def peek_peer(body: bytes) -> Any:
     """The message in a body of `pack_peer`; an AppendEntries with its entries unopened. Checks nothing, either."""
     fields = unpackb(body, use_list=False)
-    return PEER_MESSAGES[fields[0]]._make(fields[1:])
+    return _new(PEER_MESSAGES[fields[0]], fields[1:])
 
 
 # --- between clients and nodes ---------------------------------------------------------------------------------

@@ -382,21 +382,22 @@ class Consensus(Actor):
             if self.last_tick is not None:
                 raft.tick(self.last_tick.now_ms)
                 self.last_tick = None
-            if self.changes.is_busy:
+            changing = self.changes.is_busy
+            if changing:
                 self.changes.advance(raft)
             output = raft.take_output()
             if output is not NOTHING:
                 for note in output.notes:
                     log.info("%s", note)
                 self.send_output(output)
-            if self.proposals:
+            if self.proposals.runs:
                 self.replies += [(token, ReplyStatus.UNKNOWN, b"") for token in self.proposals.give_up(raft)]
-            if self.transfers:
+            if self.transfers.tokens:
                 self.replies += self.transfers.finish(raft)
             if self.handing_over and (raft.role is not Role.LEADER or raft.transferee is None):
                 self.handing_over = False
                 self.context.send("supervisor", HandedOver())
-            if self.changes.is_busy:
+            if changing:
                 self.finish_changes(raft)
             if self.identity_of is not raft.membership or not self.identity_is_final:
                 self.tell_identity(raft)

@@ -94,14 +94,16 @@ class Transport(Actor):
             except WireError as error:
                 self.refuse("an unknown sender", str(error))
                 continue
-            if not frame.receiver:
-                self.on_introduction(frame)
-                continue
-            why = self.why_refused(frame)
-            if why:
-                self.refuse(frame.sender, why)
-                continue
-            peer = self.identity.peers.get(frame.sender)
+            identity = self.identity
+            peer = identity.peers.get(frame.sender)
+            if peer is None or frame.receiver != self.node or frame.cluster_id != identity.cluster_id:
+                if not frame.receiver:
+                    self.on_introduction(frame)
+                    continue
+                why = self.why_refused(frame)
+                if why:
+                    self.refuse(frame.sender, why)
+                    continue
             if peer is None:
                 self.welcome(frame.sender, frame.address)
             elif peer[1] and frame.store_id != peer[1]:

@@ -102,9 +102,11 @@ class Raft(Reconfiguration):
             return
         kind = type(message)
         membership = self.membership
-        if kind in PEER_REPLIES and not (sender in membership.members and membership.is_store(sender, store_id)):
-            return  # trap 10
-        if kind not in PEER_REPLIES and store_id:
+        is_reply = kind in PEER_REPLIES
+        if is_reply:
+            if not (sender in membership.members and membership.is_store(sender, store_id)):
+                return  # trap 10
+        elif store_id and (self.strangers or store_id != membership.stores.get(sender)):
             self.hear_store(sender, store_id)
         if self.fresh and self.id in membership.voters:
             if sender not in membership.voters:
@@ -121,7 +123,7 @@ class Raft(Reconfiguration):
             return
         if term > self.current_term and not self.step_newer_term(sender, message):
             return
-        if kind in PEER_REPLIES:
+        if is_reply:
             self.step_reply(sender, message, store_id)
         elif kind is AppendEntries:
             self.on_append_entries(sender, message)

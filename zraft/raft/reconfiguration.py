@@ -62,7 +62,10 @@ class Reconfiguration(Elections):
 
     def maybe_change_members(self) -> None:
         """The next step of a change, once the last one has committed; and once this leader is out, its end."""
-        for peer in self.membership.learners:
+        membership = self.membership
+        if membership is self.settled_config:
+            return
+        for peer in membership.learners:
             progress = self.progress.get(peer)
             if progress is not None:
                 progress.follow_round(self.log.last_index, self.now_ms)
@@ -70,6 +73,9 @@ class Reconfiguration(Elections):
             return
         if not self.is_voter:
             self.transfer_leadership("")
+            return
+        if not membership.learners and not membership.is_changing:
+            self.settled_config = membership  # nothing to look for until there is another
             return
         step = next_step(self.membership, self.close_learners())
         if step is None or (step.outgoing and self.too_many_silent(step.voters)):

@@ -140,6 +140,8 @@ class State:
         self.election_deadline_ms = 0
         self.last_leader_contact_ms: int | None = None
         self.strangers: dict[str, int] = {}  # peers that ask from another data directory than the member's: see there
+        self._voter_by: Membership | None = None  # the configuration that `is_voter` was worked out for
+        self._is_voter = False
         self.mistaken: set[str] = set()  # peers that know this node by another data directory
         self.removed_at = 0  # the entry that removed this node, as a member told it, which had committed it
         self.disk_full = False
@@ -150,6 +152,7 @@ class State:
         # Leaders only.
         self.progress: dict[str, Progress] = {}
         self.term_start_index = 0  # of this leader's own first entry
+        self.settled_config: Membership | None = None  # one that this leader has nothing more to do for
         self.transferee: str | None = None
         self.transfer_deadline_ms = 0
         self.heartbeat_due_ms = 0
@@ -224,7 +227,10 @@ class State:
     def is_voter(self) -> bool:
         """Whether this node votes, and may lead; not if the vote is that of its life before its data was lost."""
         membership = self.membership
-        return self.id in membership.electorate and membership.is_store(self.id, self.store_id)
+        if membership is not self._voter_by:
+            self._voter_by = membership
+            self._is_voter = self.id in membership.electorate and membership.is_store(self.id, self.store_id)
+        return self._is_voter
 
     @property
     def may_be_needed(self) -> bool:

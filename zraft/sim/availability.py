@@ -120,7 +120,8 @@ class Availability:
             watch.writes_us = None
         elif watch.writes_us is None:
             watch.writes_us = self._cluster.scheduler.now_us
-        is_out = raft.role is Role.LEADER and not raft.is_voter and raft.commit_index >= raft.config_index
+        is_out = raft.role is Role.LEADER and raft.settled_config is not raft.configs[-1][1]
+        is_out = is_out and not raft.is_voter and raft.commit_index >= raft.config_index
         if not is_out:
             watch.out_us = None
         elif watch.out_us is None:
@@ -217,11 +218,14 @@ class Availability:
             self._well_since_us = dict.fromkeys(well, self._cluster.scheduler.now_us)
 
     def _well_with(self, leader: str) -> list[str]:
-        """Those nodes that are well and linked to the leader, itself among them; none if it is not well."""
-        network = self._cluster.network
-        if network.loss or network.long_delay or not self._is_well(leader):
+        """Those nodes that are well and linked to the leader, itself among them; none if it is not well. A member that
+        was wiped may be well, and is none to the leader (trap 10)."""
+        network, raft = self._cluster.network, raft_of(self._cluster.machines[leader])
+        if raft is None or network.loss or network.long_delay or not self._is_well(leader):
             return []
-        return [name for name in self._cluster.names if self._is_well(name) and network.is_well(name, leader)]
+        stores, holdings = raft.membership.stores, self._cluster.invariants.holdings
+        names = [name for name in self._cluster.names if stores.get(name) in (None, 0, holdings[name].store_id)]
+        return [name for name in names if self._is_well(name) and network.is_well(name, leader)]
 
     def _is_well(self, name: str) -> bool:
         machine, watch, now_us = self._cluster.machines[name], self._watches[name], self._cluster.scheduler.now_us

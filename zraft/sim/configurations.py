@@ -24,7 +24,7 @@ and have been removed again."""
 
 def is_majority(nodes: Collection[str], agreeing: Collection[str]) -> bool:
     """Whether more than half of the nodes agree."""
-    return 2 * sum(node in agreeing for node in nodes) > len(nodes)
+    return 2 * len([node for node in nodes if node in agreeing]) > len(nodes)
 
 
 def decide(config: Membership, agreeing: Collection[str]) -> bool:
@@ -61,6 +61,11 @@ class Configurations:
         """Those in any log that may be committed yet."""
         end = len(self._entries)
         return [members for index, _, members in self._known if index > end]
+
+    @property
+    def known(self) -> int:
+        """How many there are in all logs."""
+        return len(self._known)
 
     def held(self) -> list[Membership]:
         """Those newer than the newest committed one that members hold durably: whoever leads next goes by one."""

@@ -56,6 +56,7 @@ class Seen:
         self.led_term = 0  # the term in which it was the leader then
         self.snapshot_index = 0
         self.config: tuple[int, Membership | None] = (0, None)  # the latest in its log, and where
+        self.known = -1  # how many configurations were known then
         self.membership: Membership | None = None  # in force, as it says
 
 
@@ -94,7 +95,7 @@ class Invariants:
         log = raft.log
         state = (
             raft.applying_index, raft.commit_index, raft.current_term, raft.role, log.last_index, log._run_term[-1],
-            log.durable_index, log._run_first[0], raft.snapshot, raft.config_index,
+            log.durable_index, log._run_first[0], raft.snapshot, raft.configs[-1][0],
         )  # fmt: skip
         if state == seen.state:
             return
@@ -114,7 +115,9 @@ class Invariants:
                 "compacted <= snapshot <= committed",
                 f"{name}: log after {base}, snapshot {snapshot.index}, committed {commit}",
             )
-        if (last, last_term) != seen.last or base != seen.base_index:
+        before = seen.config
+        is_new_log = (last, last_term) != seen.last or base != seen.base_index
+        if is_new_log:
             self._log_matching(name, raft, seen)
             if role is Role.LEADER:
                 self.configurations.on_leader_log(raft)
@@ -123,7 +126,9 @@ class Invariants:
         leads = role is Role.LEADER
         if leads and self.leader_of.get(term) != name:
             self._election_safety(name, raft, seen, now_us)
-        before, seen.config = seen.config, self.configurations.in_force(seen.terms)
+        if is_new_log or seen.known != self.configurations.known:
+            seen.known = self.configurations.known
+            seen.config = self.configurations.in_force(seen.terms)
         if commit != seen.commit_index:
             self._state_machine_safety(name, raft, seen, before, now_us)
         self._members(name, raft, seen, before, now_us)
