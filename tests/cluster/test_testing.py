@@ -91,7 +91,8 @@ def voters_of(cluster: Cluster) -> set[str]:
 
 
 def test_faults_of_links_while_a_node_waits_to_be_added_and_after_one_was_removed() -> None:
-    """Who is no member has no links, and no node takes rules for them."""
+    """Who is no member has no links, but for a removed one that asks for votes and is told; no node takes rules for
+    links that it has not."""
     with Cluster(nodes=3) as cluster:
         cluster.start()
         joining = cluster.start_joining("n4")
@@ -105,4 +106,4 @@ def test_faults_of_links_while_a_node_waits_to_be_added_and_after_one_was_remove
             client.remove_member("n2")
             eventually("n2 is out", lambda: voters_of(cluster) == {"n1", "n3", "n4"})
         cluster.isolate("n1")
-        assert set(cluster.statuses()["n1"]["faults"]["links"]) == {"n3", "n4"}
+        assert {"n3", "n4"} <= set(cluster.statuses()["n1"]["faults"]["links"]) <= {"n2", "n3", "n4"}
