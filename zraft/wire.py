@@ -23,7 +23,7 @@ MAX_FRAME_BYTES = 8 * 1024 * 1024
 MAX_REQUESTS_PER_FRAME = 1024
 MAX_ARRAY = 16 * 1024  # elements; a run of log entries has fewer (raft.log.MAX_RUN_BYTES)
 
-packb = msgpack.packb
+Packer = msgpack.Packer  # one for each value: they are not for several threads
 unpackb = msgpack.unpackb
 _new = tuple.__new__  # of a NamedTuple, where the fields have been counted: quicker than its _make
 
@@ -50,7 +50,7 @@ _BUS_MAKERS = [cls._make for cls in BUS_MESSAGES]
 
 def pack_bus(sender: str, incarnation: int, to_incarnation: int, message: Any) -> bytes:
     """The envelope of the bus around one message of `messages.BUS_MESSAGES`."""
-    return packb((sender, incarnation, to_incarnation, _BUS_TAGS[type(message)], message))
+    return Packer().pack((sender, incarnation, to_incarnation, _BUS_TAGS[type(message)], message))
 
 
 def unpack_bus(frame: bytes) -> tuple[str, int, int, Any]:
@@ -64,7 +64,7 @@ def unpack_bus(frame: bytes) -> tuple[str, int, int, Any]:
 
 def pack_entries(entries: Sequence[Entry]) -> bytes:
     """A run of consecutive entries, as it is sent, stored and applied: encoded once, passed on unopened."""
-    return packb(entries)
+    return Packer().pack(entries)
 
 
 def unpack_entries(blob: bytes) -> list[Entry]:
@@ -124,8 +124,8 @@ class EntriesCache:
 def pack_peer(message: Any, cache: EntriesCache) -> bytes:
     """One message of `messages.PEER_MESSAGES`: [tag, *fields]; entries are a nested encoded run."""
     if type(message) is AppendEntries:
-        return packb((_APPEND_ENTRIES, *message[:4], cache.pack(message.entries)))
-    return packb((_PEER_TAGS[type(message)], *message))
+        return Packer().pack((_APPEND_ENTRIES, *message[:4], cache.pack(message.entries)))
+    return Packer().pack((_PEER_TAGS[type(message)], *message))
 
 
 def unpack_peer(body: bytes) -> Any:
@@ -167,7 +167,7 @@ _FRAME_TYPES = (int, int, str, int, str, str, int, tuple)
 
 def pack_peer_frame(frame: PeerFrame) -> bytes:
     """[version, cluster id, sender, its store id, its address, receiver, its store id, [body, ...]]."""
-    return packb((PEER_VERSION, *frame))
+    return Packer().pack((PEER_VERSION, *frame))
 
 
 def unpack_peer_frame(frame: bytes) -> PeerFrame:
@@ -240,7 +240,7 @@ class ReplyFrame(NamedTuple):
 
 def pack_piece(index: int, offset: int, size: int, data: bytes) -> bytes:
     """Body of the reply to SNAPSHOT: some bytes, from offset on, of the snapshot of index, which has size bytes."""
-    return packb((index, offset, size, data))
+    return Packer().pack((index, offset, size, data))
 
 
 def unpack_piece(body: bytes) -> tuple[int, int, int, bytes]:
@@ -254,7 +254,7 @@ def unpack_piece(body: bytes) -> tuple[int, int, int, bytes]:
 
 def pack_requests(items: Sequence[tuple[int, int, bytes]]) -> bytes:
     """[version, [[request id, RequestKind, body], ...]]."""
-    return packb((CLIENT_VERSION, items))
+    return Packer().pack((CLIENT_VERSION, items))
 
 
 def unpack_requests(frame: bytes) -> tuple[tuple[int, int, bytes], ...]:
@@ -268,7 +268,7 @@ def unpack_requests(frame: bytes) -> tuple[tuple[int, int, bytes], ...]:
 
 def pack_replies(life: int, items: Sequence[tuple[int, int, bytes]]) -> bytes:
     """[version, life, [[request id, ReplyStatus, body], ...]]."""
-    return packb((CLIENT_VERSION, life, items))
+    return Packer().pack((CLIENT_VERSION, life, items))
 
 
 def unpack_replies(frame: bytes) -> ReplyFrame:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import traceback
 from collections import deque
 from functools import partial
+from heapq import heappush
 from typing import TYPE_CHECKING, Any
 
 from zraft.bus.actor import Actor, ActorKilled
@@ -128,7 +129,7 @@ class Process:
         time_us = scheduler.now_us + 10 + int(self._random() * self._delay_us)
         if time_us < slot.next_run_us:
             slot.next_run_us = time_us
-            scheduler.at(time_us, self._run_slot, slot)
+            heappush(scheduler.queue, (time_us, next(scheduler.numbers), self._run_slot, slot))
 
     def _run_at(self, slot: Slot, time_us: int) -> None:
         if time_us < slot.next_run_us:
@@ -147,7 +148,8 @@ class Process:
             self._run_at(slot, max(slot.busy_until_us, slot.paused_until_us, self.paused_until_us))
             return
         self._trace.step(now_us, slot)
-        if slot.disk is not None:
+        disk = slot.disk
+        if disk is not None:
             self._begin_work(slot)
         try:
             if slot.waiting:
@@ -164,7 +166,10 @@ class Process:
                     actor.end_batch()
         except (Exception, ActorKilled) as error:  # as bus.host: whatever a batch raises ends that actor only
             self._died(slot, error)
-        self._end_work(slot)
+        if disk is not None:
+            self._end_work(slot)
+        if slot.waiting or actor.wakeup_ms is not None or (slot.port is not None and slot.port.inbox):
+            self._look_again(slot)
         if slot.watched:
             self.cluster.after_run(self, actor)
 
@@ -175,12 +180,15 @@ class Process:
         slot.outbox = []
 
     def _end_work(self, slot: Slot) -> None:
-        """Let what was said go when the disk operations are done, and see when to run again."""
-        if slot.disk is not None:
-            outbox, slot.outbox = slot.outbox, None
-            slot.busy_until_us = self.scheduler.now_us + slot.disk.elapsed_us
-            if outbox:
-                self.scheduler.at(slot.busy_until_us, self._deliver_late, outbox)
+        """Let what was said go when the disk operations are done."""
+        assert slot.disk is not None
+        outbox, slot.outbox = slot.outbox, None
+        slot.busy_until_us = self.scheduler.now_us + slot.disk.elapsed_us
+        if outbox:
+            self.scheduler.at(slot.busy_until_us, self._deliver_late, outbox)
+
+    def _look_again(self, slot: Slot) -> None:
+        """See when the actor is to run again."""
         actor = slot.actor
         if actor is None:
             return
@@ -273,7 +281,9 @@ class Process:
             self._died(slot, error)
         else:
             self.tell_supervisor(slot, ActorStarted(slot.name, message.incarnation))
-        self._end_work(slot)
+        if slot.disk is not None:
+            self._end_work(slot)
+        self._look_again(slot)
 
     def ask_kill(self, name: str, boundary: int) -> None:
         """As the supervisor does for a KillRequest."""
