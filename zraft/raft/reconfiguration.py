@@ -97,6 +97,8 @@ class Reconfiguration(Elections):
         index = self.append_as_leader(EntryKind.CONFIG, [membership.encode()])
         self.progress = progress
         self.adopt_config(index, membership)
+        if self.reads_in_round:
+            self.maybe_finish_read_round()  # who has seen it may suffice now, and there may be nobody else to answer
         return index
 
     # --- who was removed

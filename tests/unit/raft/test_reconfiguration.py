@@ -14,6 +14,7 @@ from zraft.messages import (
     AppendReply,
     EntryKind,
     Heartbeat,
+    HeartbeatReply,
     Removed,
     RequestVote,
     TimeoutNow,
@@ -302,6 +303,16 @@ def test_trap_24_a_read_round_too() -> None:
     cluster.read(cluster["n1"], "r")
     cluster.run(60)
     assert not cluster["n1"].answers
+
+
+def test_reads_that_wait_for_who_leaves_are_answered_when_the_leader_is_alone() -> None:
+    """Nobody is left then who could answer the round."""
+    cluster = led(2)
+    cluster.drop = lambda packet: type(packet.message) is HeartbeatReply
+    ask(cluster, remove("n2"))
+    assert cluster.read(cluster["n1"], "r")
+    assert cluster.run(200, until=lambda: done(cluster, "n1"))
+    assert [context for _, context in cluster["n1"].answers] == ["r"]
 
 
 def test_a_leader_that_reaches_a_majority_of_one_half_alone_steps_down() -> None:
