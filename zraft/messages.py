@@ -259,8 +259,8 @@ class ReadAt(NamedTuple):
 
 
 class Applied(NamedTuple):
-    """applier -> consensus: applied up to last_applied; credit for more. standing: how many Recovers and
-    RestoreSnapshots this answers. time_ms: the log's own clock there."""
+    """applier -> consensus: applied up to last_applied; credit for more, half a window at a time. standing: how many
+    Recovers and RestoreSnapshots this answers. time_ms: the log's own clock there."""
 
     last_applied: int
     time_ms: int

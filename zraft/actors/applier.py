@@ -29,6 +29,7 @@ from zraft.messages import (
     TakeSnapshot,
     WriteSnapshot,
 )
+from zraft.raft.replication import MAX_APPLYING_RUNS
 from zraft.statemachine.machine import StateMachine
 from zraft.statemachine.snapshot import FrozenState, Restoring, SnapshotError
 from zraft.storage.snapshot_format import SnapshotEncoder, SnapshotHeader, SnapshotParser
@@ -39,6 +40,7 @@ PIECE_BYTES = 128 * 1024  # of a snapshot in one message
 WINDOW_BYTES = 8 * PIECE_BYTES  # on their way to the snapshot_writer
 SLICE_PAUSE_MS = 2  # between two slices of a snapshot: taking one must not take the processor from the hot path
 DISCARD_KEYS = 500  # of a state that is replaced, at a time
+ANNOUNCED_RUNS = MAX_APPLYING_RUNS // 2  # consensus hands on so many more, so it is told twice in each window
 MAX_REQUESTS = 1_000  # by hand, for a state that is not there yet; the oldest gives way
 
 _COMMAND = int(EntryKind.COMMAND)
@@ -129,7 +131,7 @@ class Applier(Actor):
         self.waiting_reads: deque[tuple[int, int, bytes]] = deque()  # (read_index, token, query)
         self.replies: list[tuple[int, int, bytes]] = []
         self.answer_bytes = 0  # to reads, in this batch
-        self.announced = -1
+        self.unannounced_runs = 0  # Applies since consensus was told how far this is
         self.handlers |= {
             Recover: self.on_recover,
             Apply: self.on_apply,
@@ -228,8 +230,12 @@ class Applier(Actor):
         """Tell consensus where this stands, if it asked and there is nothing to load."""
         if self.questions and self.loading is None:
             questions, self.questions = self.questions, 0
-            self.announced = self.machine.last_applied
-            self.context.send("consensus", Applied(self.announced, self.machine.log_time_ms, questions))
+            self.announce(questions)
+
+    def announce(self, questions: int) -> None:
+        """Tell consensus how far this is; questions: how many of its questions that answers."""
+        self.unannounced_runs = 0
+        self.context.send("consensus", Applied(self.machine.last_applied, self.machine.log_time_ms, questions))
 
     # --- entries and reads
 
@@ -254,6 +260,7 @@ class Applier(Actor):
         if entries:
             self.term = entries[-1].term
         self.log_bytes += len(message.entries)
+        self.unannounced_runs += 1
         self.answer_reads()
 
     def on_read_at(self, sender: str, message: ReadAt) -> None:
@@ -387,10 +394,8 @@ class Applier(Actor):
         if self.replies:
             replies, self.replies = tuple(self.replies), []
             self.context.send("frontend", Replies(replies))
-        machine = self.machine
-        if machine.last_applied > self.announced >= 0 and self.loading is None:
-            self.announced = machine.last_applied
-            self.context.send("consensus", Applied(self.announced, machine.log_time_ms, 0))
+        if self.unannounced_runs >= ANNOUNCED_RUNS and self.loading is None:
+            self.announce(0)
 
     def status(self) -> dict[str, Any]:
         """last_applied, and the state at it."""

@@ -59,7 +59,7 @@ from zraft.recovered import durable_from, log_from, unpack_batches
 from zraft.waiting import Proposals, Transfers
 from zraft.wire import EntriesCache, ReplyStatus, WireError, pack_peer, unpack_peer
 
-TICKS_PER_HEARTBEAT = 4
+TICKS_PER_HEARTBEAT = 2
 
 log = logging.getLogger(__name__)
 

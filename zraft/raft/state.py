@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from zraft.enums import direct_members
 from zraft.errors import NodeMustStop
-from zraft.messages import Entry, EntryKind, InstallSnapshot
+from zraft.messages import PEER_REPLIES, Entry, EntryKind, InstallSnapshot
 from zraft.raft.log import RaftLog
 from zraft.raft.membership import Membership
 from zraft.raft.progress import Progress
@@ -107,6 +107,11 @@ class Output:
         )  # fmt: skip
 
 
+def is_reply_to(peer: str, message: tuple[str, Any]) -> bool:
+    """Whether this (receiver, message) answers that peer."""
+    return message[0] == peer and type(message[1]) in PEER_REPLIES
+
+
 NOTHING = Output()
 """What every batch is answered with that changed nothing: most do."""
 
@@ -139,7 +144,7 @@ class State:
         self.now_ms = 0
         self.election_deadline_ms = 0
         self.last_leader_contact_ms: int | None = None
-        self.strangers: dict[str, int] = {}  # peers that ask from another data directory than the member's: see there
+        self.strangers: dict[str, int] = {}  # peers that ask from a data directory that is no member's: see hear_store
         self._voter_by: Membership | None = None  # the configuration that `is_voter` was worked out for
         self._is_voter = False
         self.mistaken: set[str] = set()  # peers that know this node by another data directory
@@ -290,14 +295,13 @@ class State:
 
     def hear_store(self, peer: str, store_id: int) -> None:
         """A peer asks something, from this data directory: its replies go there. It may be one that no entry here names
-        yet, of a node that was removed, wiped and added again, and drops what is meant for its former life. Replies to
-        that life which have not left yet are dropped here."""
-        known = self.membership.stores.get(peer, 0)
-        stranger = store_id if known and store_id != known else 0
+        yet, of a node that was removed, wiped and added again, and drops what is meant for its former life (which an
+        older entry here may still name). Replies to that life which have not left yet are dropped here."""
+        stranger = 0 if store_id == self.membership.stores.get(peer) else store_id
         if stranger == self.strangers.get(peer, 0):
             return
-        self.output.messages = [each for each in self.output.messages if each[0] != peer]
-        self._replies = [each for each in self._replies if each[0] != peer]
+        self.output.messages = [each for each in self.output.messages if not is_reply_to(peer, each)]
+        self._replies = [each for each in self._replies if not is_reply_to(peer, each)]
         if stranger:
             self.strangers[peer] = stranger
         else:

@@ -55,6 +55,10 @@ class SimClient:
         self._inbox.append((self._cluster.endpoint_of[node], frame))
         self._run_at(self._scheduler.now_us)
 
+    def known_nodes(self) -> list[str]:
+        """Those whose addresses it was given or has learnt."""
+        return [self._node_at[endpoint] for endpoint in self._core.endpoints]
+
     def stop(self) -> None:
         """Ask nothing more; what is open goes on until its deadline."""
         self.running = False

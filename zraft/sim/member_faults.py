@@ -86,8 +86,21 @@ class MemberFaults(LinkFaults):
         name = self._rng.choice(names)
         machine = self._cluster.machines.get(name) or self._cluster.add_machine(name, joins=True)
         if machine.process is None or not self._is_empty(machine):
+            if self._is_only_hope(name):
+                return ""
             self._wipe_to_join(machine)
         return name
+
+    def _is_only_hope(self, name: str) -> bool:
+        """Whether a client knows no member but through this node, which was one: whoever wipes it has to wait until
+        the clients have asked again who the members are (docs/OPERATIONS.md)."""
+        configurations = self._configurations
+        known = [client.known_nodes() for client in self._cluster.clients.values()]
+        for members in (configurations.newest, *configurations.held()):
+            others = members.members.keys() - {name}
+            if any(others.isdisjoint(nodes) for nodes in known):
+                return True
+        return False
 
     def _is_empty(self, machine: Machine) -> bool:
         holding = self._cluster.invariants.holdings[machine.name]
@@ -203,7 +216,7 @@ class MemberFaults(LinkFaults):
         leader, name = self._leader(), machine.name
         if leader is None or leader.name == name or name not in self._configurations.newest.voters:
             return ""
-        if self._members_may_change():
+        if self._members_may_change() or self._is_only_hope(name):
             return ""
         self._cluster.network.cut_link(name, leader.name, hold=True)
         self._scheduler.at(self._scheduler.now_us + HELD_US, self._ask_later, (self._remove(name), leader.name))

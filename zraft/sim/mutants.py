@@ -279,8 +279,8 @@ def _index_outlives_state(patch: Any) -> None:
 
     def on_recover(self: Applier, sender: str, message: Any) -> None:
         self.waiting_reads.clear()
-        self.announced = max(self.machine.last_applied, reached.get(_process_of(self), 0))
-        self.context.send(sender, Applied(self.announced, self.machine.log_time_ms, True))
+        reached_index = max(self.machine.last_applied, reached.get(_process_of(self), 0))
+        self.context.send(sender, Applied(reached_index, self.machine.log_time_ms, True))
 
     def end_batch(self: Applier) -> None:
         original(self)

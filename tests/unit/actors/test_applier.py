@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fake_bus import FakeContext, run_batch
 
-from zraft.actors.applier import Applier, SnapshotPolicy
+from zraft.actors.applier import ANNOUNCED_RUNS, Applier, SnapshotPolicy
 from zraft.errors import ImpossibleState
 from zraft.messages import (
     Applied,
@@ -22,6 +22,7 @@ from zraft.messages import (
     StatusReply,
     StatusRequest,
 )
+from zraft.raft.replication import MAX_APPLYING_RUNS
 from zraft.statemachine.codec import Op, Query, ResultCode, decode_result, encode_command, encode_query, encode_result
 from zraft.wire import ReplyStatus, pack_entries
 
@@ -79,19 +80,19 @@ def test_commands_are_applied_in_order_and_answered_by_token(scene: Scene) -> No
             "frontend",
             Replies(((50, ReplyStatus.OK, encode_result(0, 2)), (51, ReplyStatus.OK, encode_result(0, 2)))),
         ),
-        progress(4),
     ]
 
 
 def test_a_no_op_answers_nobody_and_is_applied(scene: Scene) -> None:
-    assert scene.say(entries(1, None)) == [progress(1)]
+    assert scene.say(entries(1, None)) == []
+    assert scene.actor.machine.last_applied == 1
 
 
 def test_a_bad_command_is_an_answer_like_any_other(scene: Scene) -> None:
-    [(_, replies), (_, applied)] = scene.say(entries(1, b"\xc1 no command", tokens={1: 9}))
+    [(_, replies)] = scene.say(entries(1, b"\xc1 no command", tokens={1: 9}))
     [(token, status, body)] = replies.replies
     assert (token, status, decode_result(body)[0]) == (9, ReplyStatus.OK, ResultCode.BAD_COMMAND)
-    assert applied == progress(1)[1]
+    assert scene.actor.machine.last_applied == 1
 
 
 @pytest.mark.parametrize("first", [1, 2, 4])
@@ -101,23 +102,27 @@ def test_a_gap_or_a_repetition_is_impossible(scene: Scene, first: int) -> None:
         scene.actor.receive("consensus", entries(first, None))
 
 
-def test_nothing_is_announced_before_it_was_asked_for() -> None:
-    """Else consensus would take the progress of a new life for the answer to its Recover."""
-    scene = Scene()
-    assert scene.say(entries(1, None)) == []
-    assert scene.say(Recover()) == [standing(1)]
-    assert scene.say(entries(2, None)) == [progress(2)]
-
-
-def test_one_announcement_a_batch(scene: Scene) -> None:
-    assert scene.say(entries(1, None), entries(2, None), entries(3, None)) == [progress(3)]
+def test_consensus_is_told_when_half_of_a_window_is_applied(scene: Scene) -> None:
+    """So it always may hand on more before it has to wait; once for a batch, however many there are in it."""
+    assert 2 * ANNOUNCED_RUNS <= MAX_APPLYING_RUNS
+    for index in range(1, ANNOUNCED_RUNS):
+        assert scene.say(entries(index, None)) == []
+    assert scene.say(entries(ANNOUNCED_RUNS, None)) == [progress(ANNOUNCED_RUNS)]
+    last = ANNOUNCED_RUNS + MAX_APPLYING_RUNS
+    assert scene.say(*(entries(index, None) for index in range(ANNOUNCED_RUNS + 1, last + 1))) == [progress(last)]
     assert scene.say() == []
+
+
+def test_the_answer_to_recover_says_it_too(scene: Scene) -> None:
+    scene.say(*(entries(index, None) for index in range(1, ANNOUNCED_RUNS)))
+    assert scene.say(Recover()) == [standing(ANNOUNCED_RUNS - 1)]
+    assert scene.say(entries(ANNOUNCED_RUNS, None)) == []
 
 
 def test_a_read_waits_for_its_index(scene: Scene) -> None:
     scene.say(entries(1, OPEN))
     assert scene.say(ReadAt(3, ((70, GET_K),))) == []
-    assert scene.say(entries(2, put(1, 1, b"early"))) == [progress(2)]
+    assert scene.say(entries(2, put(1, 1, b"early"))) == []
     sent = scene.say(entries(3, put(1, 2, b"late")), entries(4, None))
     [(token, status, body)] = sent[0][1].replies
     assert (token, status) == (70, ReplyStatus.OK)
@@ -134,7 +139,7 @@ def test_a_read_sees_the_state_at_once_if_it_is_there(scene: Scene) -> None:
 def test_recover_makes_waiting_reads_void(scene: Scene) -> None:
     scene.say(entries(1, None), ReadAt(2, ((70, GET_K),)))
     assert scene.say(Recover()) == [standing(1)]
-    assert scene.say(entries(2, None)) == [progress(2)]
+    assert scene.say(entries(2, None)) == []
 
 
 def test_other_neighbours_new_lives_void_nothing(scene: Scene) -> None:

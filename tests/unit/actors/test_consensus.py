@@ -168,7 +168,7 @@ def test_a_new_transport_and_a_new_timer_are_told_again() -> None:
     cluster_id = scene.raft.membership.cluster_id
     assert scene.taken() == [("transport", Identity(cluster_id, 77, False, PEERS))]
     scene.restarted("election_timer")
-    assert scene.taken() == [("election_timer", Arm(12))]
+    assert scene.taken() == [("election_timer", Arm(25))]
 
 
 def test_before_it_has_begun_there_is_nothing_to_tell_them() -> None:

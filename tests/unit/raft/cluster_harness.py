@@ -166,7 +166,8 @@ class Cluster:
 
     def send(self, node: Node, messages: Iterable[tuple[str, Any]]) -> None:
         for peer, message in messages:
-            meant_for = node.raft.membership.stores.get(peer, 0)
+            configs = [config for config in node.raft.configs_in_doubt() if peer in config.members]
+            meant_for = configs[-1].stores.get(peer, 0) if configs else 0  # as consensus tells transport
             if type(message) in PEER_REPLIES:
                 meant_for = node.raft.strangers.get(peer, meant_for)
             packet = Packet(node.id, peer, message, node.store_id, meant_for)

@@ -31,6 +31,30 @@ def test_trap_10_who_missed_that_a_node_was_added_again_catches_up_when_that_nod
     assert not cluster["n5"].raft.strangers
 
 
+def test_trap_10_nor_does_an_entry_that_still_names_the_former_life_mislead_the_answers() -> None:
+    """n5 knows of the removal, not of the addition; since it was restarted it does not know what is committed, so the
+    entries before the removal count as well (seed 2078)."""
+    cluster = led(5)
+    ask(cluster, remove("n2"))
+    until(cluster, "n1", "n3", "n4", "n5")
+    cluster.run(300)
+    cluster.isolate("n5")
+    cluster.join("n2", 222)
+    ask(cluster, add("n2"), {"n2": 222})
+    until(cluster, "n1", "n2", "n3", "n4", "n5")
+    cluster.input(cluster["n1"], lambda raft: raft.transfer_leadership("n2"))
+    cluster.run(100)
+    cluster.stop(cluster["n5"])
+    cluster.start(cluster["n5"])
+    assert "n2" not in members(cluster["n5"]).members
+    assert [config.stores["n2"] for config in cluster["n5"].raft.configs_in_doubt() if "n2" in config.stores]
+    cluster.heal()
+    cluster.run(1_000)
+    assert cluster["n2"].raft.role is Role.LEADER
+    assert cluster["n5"].raft.commit_index == cluster["n2"].raft.commit_index
+    assert not cluster["n5"].raft.strangers
+
+
 def test_trap_10_what_was_decided_for_a_former_life_is_not_said_to_the_present_one() -> None:
     cluster = led()
     raft = cluster["n3"].raft
