@@ -37,6 +37,7 @@ class Route:
     """The believed leader (`target`), and the rules that change it.
 
     A node that refuses, or cannot be reached, is *tried*; as long as there is an untried one, that comes next at once.
+    One that others say leads comes before, a second time after a moment, but no third time: they may know no better.
     When all were tried, the client holds back for a moment and begins anew. An answer from the target ends the search.
 
     *Known* are the endpoints that are taken for members': at first those given, later those learnt. Given ones that are
@@ -53,6 +54,7 @@ class Route:
         self._dropped: set[str] = set()
         self._rng = rng
         self._tried: set[str] = set()
+        self._tried_again: set[str] = set()  # because others named them
         self._searching = True
         self._searching_since = 0.0
         self._proof = False
@@ -80,6 +82,7 @@ class Route:
             return False
         self._searching = False
         self._tried.clear()
+        self._tried_again.clear()
         return True
 
     def not_leader(self, link: Link, hint: str, now: float) -> None:
@@ -91,8 +94,12 @@ class Route:
         if hinted is None or hinted is link or hinted.is_dead(now):
             self._try_next(now)
             return
-        if hinted.endpoint in self._tried:
-            self.hold(now)  # nodes that name each other
+        if hinted.endpoint in self._tried:  # it may have become the leader since, or two nodes name each other
+            if hinted.endpoint in self._tried_again:
+                self._try_next(now)
+                return
+            self._tried_again.add(hinted.endpoint)
+            self._pause(now)
         self._aim(hinted)
 
     def lost(self, link: Link, now: float) -> None:
@@ -114,8 +121,12 @@ class Route:
 
     def hold(self, now: float) -> None:
         """Send nothing to the target for a moment; afterwards every endpoint may be tried again."""
-        self.hold_until = now + self._rng.uniform(MIN_HOLD_SECONDS, MAX_HOLD_SECONDS)
+        self._pause(now)
         self._tried.clear()
+        self._tried_again.clear()
+
+    def _pause(self, now: float) -> None:
+        self.hold_until = now + self._rng.uniform(MIN_HOLD_SECONDS, MAX_HOLD_SECONDS)
 
     def _fail(self, link: Link, now: float) -> None:
         if not self._searching:

@@ -252,6 +252,21 @@ def test_a_dead_link_is_tried_again_after_a_while() -> None:
     assert script.next_copy().endpoint == A
 
 
+def test_nodes_that_name_each_other_or_one_that_leads_no_more_do_not_keep_a_client_from_the_others() -> None:
+    """A removed node, and a learner that follows it still, beside two members that nobody names (seed 148)."""
+    for b_says in (b"", A.encode()):
+        script = Script(A, B, C, D)
+        outcome = script.get()
+        asked: list[str] = []
+        while D not in asked and len(asked) < 20:
+            copy = script.next_copy()
+            asked.append(copy.endpoint)
+            says = {A: B.encode(), B: b_says}.get(copy.endpoint, b"")
+            script.reply(copy, NOT_LEADER, says) if copy.endpoint != D else script.reply(copy, body=ok(None, 1))
+        assert {A, B, C, D} == set(asked) and len(asked) <= 6
+        assert outcome.times == 1
+
+
 def test_silence_before_the_request_does_not_count() -> None:
     script = Script().with_session()
     gone = script.set(timeout=0.15)
