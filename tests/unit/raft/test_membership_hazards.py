@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from cluster_harness import Cluster, Packet
-from test_reconfiguration import STORES, add, ask, change_to, led, members, remove, until
+from membership_scenes import STORES, add, ask, change_to, led, members, remove, until
 
 from zraft.messages import AppendEntries, EntryKind, Heartbeat, HeartbeatReply, RequestVote, VoteReply
 from zraft.raft import Membership, Role
