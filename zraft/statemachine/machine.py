@@ -19,7 +19,7 @@ from zraft.statemachine.codec import (
     encode_result,
 )
 from zraft.statemachine.frozen import FrozenState, hash_state
-from zraft.statemachine.sessions import Session, Sessions
+from zraft.statemachine.sessions import MAX_UNANSWERED, Session, Sessions
 from zraft.statemachine.store import Change, Store
 
 # Looking an enum's member up costs more than the comparison, and these are compared for every entry.
@@ -108,7 +108,7 @@ class StateMachine:
                 answer = _ALREADY_ANSWERED
             elif op == _CLOSE_SESSION and not arguments:
                 return self._close_session(index, now_ms, session)
-            elif not session.has_room(acknowledged):
+            elif len(session.answers) >= MAX_UNANSWERED and not session.has_room(acknowledged):
                 answer = _TOO_MANY_UNANSWERED
             else:
                 answer, change = self._plan(op, arguments)
@@ -171,7 +171,7 @@ class StateMachine:
     def _next(self, index: int, time_ms: int) -> int:
         if index != self.last_applied + 1:
             raise impossible("an entry applied out of order", index=index, last_applied=self.last_applied)
-        return max(self.log_time_ms, time_ms)
+        return time_ms if time_ms > self.log_time_ms else self.log_time_ms
 
     def _advance(self, index: int, now_ms: int) -> None:
         self._sessions.expire(now_ms)
