@@ -71,18 +71,20 @@ def unpack_entries(blob: bytes) -> list[Entry]:
     """The reverse, for what this process or its disk (with a CRC) holds. Raises WireError for anything else."""
     entries = _unpack(blob)
     try:
-        return [_make_entry(fields) for fields in entries]
+        if set(map(len, entries)) <= _ENTRY_LENGTHS:
+            return [_new(Entry, fields) for fields in entries]
     except TypeError:
-        raise WireError("not a list of log entries") from None
+        pass
+    raise WireError("not a list of log entries")
 
 
-_make_entry = Entry._make
 _ENTRY_TYPES = (int, int, int, bytes)
+_ENTRY_LENGTHS = {len(_ENTRY_TYPES)}
 
 
 def _check_entries(entries: Iterable[Entry]) -> None:
     for entry in entries:
-        if tuple(map(type, entry)) != _ENTRY_TYPES or entry[0] < 0 or entry[1] < 0:
+        if (*map(type, entry),) != _ENTRY_TYPES or entry[0] < 0 or entry[1] < 0:
             raise WireError("a log entry with wrong fields")
 
 
@@ -105,7 +107,8 @@ _APPEND_ENTRIES = _PEER_TAGS[AppendEntries]
 
 
 class EntriesCache:
-    """Remembers the last encoded run, so that one append is encoded once for the disk and all followers.
+    """Remembers the last encoded run, and the last AppendEntries, so that one append is encoded once for the disk and
+    all followers.
 
     Keyed by the identity of the tuple (which the cache keeps alive): raft hands out the same tuple for the same run.
     """
@@ -113,18 +116,29 @@ class EntriesCache:
     def __init__(self) -> None:
         self._entries: Sequence[Entry] = ()
         self._blob = pack_entries(())
+        self._append: tuple[Any, ...] = ()  # its fields but the entries
+        self._body = b""
 
     def pack(self, entries: Sequence[Entry]) -> bytes:
         """As `pack_entries`."""
         if entries is not self._entries:
             self._entries, self._blob = entries, pack_entries(entries)
+            self._append = ()
         return self._blob
+
+    def pack_append(self, message: AppendEntries) -> bytes:
+        """As `pack_peer`. Followers that keep up are sent the same."""
+        blob = self.pack(message.entries)
+        fields = message[:4]
+        if fields != self._append:
+            self._append, self._body = fields, Packer().pack((_APPEND_ENTRIES, *fields, blob))
+        return self._body
 
 
 def pack_peer(message: Any, cache: EntriesCache) -> bytes:
     """One message of `messages.PEER_MESSAGES`: [tag, *fields]; entries are a nested encoded run."""
     if type(message) is AppendEntries:
-        return Packer().pack((_APPEND_ENTRIES, *message[:4], cache.pack(message.entries)))
+        return cache.pack_append(message)
     return Packer().pack((_PEER_TAGS[type(message)], *message))
 
 

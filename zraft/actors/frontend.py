@@ -116,12 +116,12 @@ class Frontend(Actor):
                 log.debug("a frame from a client was dropped: %s", error)
                 continue
             self.counts["client_frames_in"] += 1
+            self.counts["client_requests"] += len(requests)
             for request_id, kind, body in requests:
                 self.on_request(connection, request_id, kind, body)
 
     def on_request(self, connection: bytes, request_id: int, kind: int, body: bytes) -> None:
         """One request. Commands and queries are not opened here."""
-        self.counts["client_requests"] += 1
         if kind == PING:
             self.reply(connection, request_id, ReplyStatus.OK, b"")
         elif kind == ENDPOINTS:

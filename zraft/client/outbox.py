@@ -9,7 +9,7 @@ from typing import NamedTuple
 from zraft.client.link import Call, Link
 from zraft.client.requests import OPEN_SESSION, WRITE
 from zraft.client.session import Session
-from zraft.statemachine.codec import encode_command
+from zraft.statemachine.codec import pack_command
 from zraft.wire import MAX_REQUESTS_PER_FRAME, RequestKind, pack_requests
 
 # Of request bodies; half of what a node takes, so that no envelope makes a frame too large.
@@ -145,7 +145,7 @@ def number(call: Call, session: Session) -> None:
     call.session = session
     call.number = session.next_number()
     request = call.request
-    call.body = encode_command(session.id, call.number, session.low_water, request.op, *request.arguments)
+    call.body = pack_command(session.id, call.number, session.low_water, request.op, request.arguments)
 
 
 def _take_pinned(link: Link) -> Call | None:

@@ -10,6 +10,8 @@ import zmq
 from zraft.client.core import ClientCore
 from zraft.client.sockets import Sockets
 
+_POLLIN, _POLLOUT = int(zmq.POLLIN), int(zmq.POLLOUT)  # to work with a zmq.PollEvent takes a microsecond
+
 
 class Polling:
     """A core and its sockets. All calls come from one thread."""
@@ -38,7 +40,7 @@ class Polling:
         core, sockets = self.core, self.sockets
         refused = core.refused_endpoints()
         for endpoint, handle in sockets.by_endpoint.items():
-            self._poller.register(handle, zmq.POLLIN | zmq.POLLOUT if endpoint in refused else zmq.POLLIN)
+            self._poller.register(handle, _POLLIN | _POLLOUT if endpoint in refused else _POLLIN)
         wakeup = core.next_wakeup(self._sent_at)
         seconds = (until if wakeup is None else min(until, wakeup)) - time.monotonic()
         ready = self._poller.poll(max(0, int(seconds * 1000)))
@@ -49,9 +51,9 @@ class Polling:
         now = time.monotonic()
         for handle, events in ready:
             endpoint = sockets.endpoint_of[handle]
-            if events & zmq.POLLOUT:
+            if events & _POLLOUT:
                 core.on_writable(endpoint, now)
-            if events & zmq.POLLIN:
+            if events & _POLLIN:
                 core.on_frame(endpoint, handle.recv(), now)
 
     def close(self) -> None:

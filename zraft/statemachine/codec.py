@@ -106,6 +106,11 @@ def encode_command(session: int, number: int, acknowledged: int, op: int, *argum
     op = int(op)
     check_envelope(session, number, acknowledged, op)
     check_arguments(op, arguments)
+    return pack_command(session, number, acknowledged, op, arguments)
+
+
+def pack_command(session: int, number: int, acknowledged: int, op: int, arguments: Arguments) -> bytes:
+    """As `encode_command`, of what has been checked."""
     packed: bytes = Packer().pack((session, number, acknowledged, op, *arguments))
     return packed
 
@@ -123,7 +128,7 @@ def decode_command(data: bytes) -> tuple[int, int, int, int, Arguments]:
     # Once more what `check_envelope` says, in one expression: nearly all commands are right, and this is done for each.
     if not (
         type(session) is type(number) is type(acknowledged) is type(op) is int
-        and 0 <= session
+        and session >= 0
         and 0 <= acknowledged < number
         and op != _OPEN_SESSION
     ):

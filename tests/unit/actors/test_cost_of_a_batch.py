@@ -69,7 +69,7 @@ class Costs:
         self._patch(Cluster, "to_node", lambda *given: count_client("frames from clients", to_node, *given))
         self._patch(Cluster, "to_client", lambda *given: count_client("frames to clients", to_client, *given))
         self._count_calls(wire, "pack_entries", "encodings of entries")
-        self._count_calls(codec, "encode_command", "encodings of commands")
+        self._count_calls(codec, "pack_command", "encodings of commands")
         self._count_calls(codec, "encode_result", "encodings of results")
 
     def _count_calls(self, module: Any, name: str, label: str) -> None:
