@@ -442,7 +442,12 @@ class ClientCore:
 
 
 def _is_overdue(call: Call, now: float) -> bool:
-    wait: float = min(REPEAT_AFTER_SECONDS * 2 ** (call.copies - 1), MAX_REPEAT_AFTER_SECONDS)
+    # Copies that a node refused do not count: they were answered, and where nobody leads there are thousands.
+    wait = REPEAT_AFTER_SECONDS
+    for _ in call.earlier:
+        wait *= 2
+        if wait >= MAX_REPEAT_AFTER_SECONDS:
+            break
     return call.request.repeatable and not call.pinned and now - call.sent_at >= wait
 
 

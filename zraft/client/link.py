@@ -26,7 +26,6 @@ class Call:
 
     __slots__ = (
         "body",
-        "copies",
         "deadline",
         "done",
         "doubts",
@@ -53,7 +52,6 @@ class Call:
         self.number = 0
         self.done = False
         self.doubts = 0
-        self.copies = 0
         # The latest copy: where (of a pinned call also where to), under which id and life, and when it was sent.
         self.link: Link | None = None
         self.request_id = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from scripted_cluster import BUSY, NOT_LEADER, UNKNOWN, A, B, C, Script, ok
 
 from zraft.client import requests
@@ -317,6 +318,22 @@ def test_a_lost_request_on_a_living_link_is_sent_again_ever_less_often() -> None
             script.sign_of_life(endpoint)
     waits = [later - earlier for earlier, later in zip([0.0, *times], times, strict=False)]
     assert [round(wait / REPEAT_AFTER_SECONDS) for wait in waits] == [1, 2, 4, 8]
+
+
+@pytest.mark.parametrize("refusals", [9, 1200])
+def test_refusals_do_not_make_the_wait_for_a_lost_request_longer(refusals: int) -> None:
+    """Nobody leads for a while; then the request to the one who does is lost."""
+    script = Script()
+    outcome = script.get(timeout=120.0)
+    for _ in range(refusals):
+        script.reply(script.next_copy(), NOT_LEADER)
+    lost = script.next_copy()
+    start = script.now
+    while not (copies := script.sent(after=0.05)):
+        assert script.now < start + 1.5 * REPEAT_AFTER_SECONDS
+        script.sign_of_life(lost.endpoint)
+    script.reply(copies[0], body=ok(None, 1))
+    assert outcome.error is None and outcome.times == 1
 
 
 def test_a_lost_request_also_tries_another_node() -> None:
