@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from zraft.client.requests import Request
@@ -68,6 +69,7 @@ class Link:
         "connected",
         "dead_until",
         "endpoint",
+        "heard_at",
         "life",
         "lost",
         "pending",
@@ -93,6 +95,7 @@ class Link:
         link at once, does not shorten this."""
         self.life: int | None = None
         """The frontend's life as the last reply told it."""
+        self.heard_at = -inf
         self.connected = False
         """ZeroMQ had a connection at some time: a refused send then means that there is none now."""
         self.refused_at: float | None = None
@@ -106,6 +109,7 @@ class Link:
     def heard(self, now: float) -> None:
         """Note a sign of life."""
         self.begin_waiting(now)
+        self.heard_at = now
         self.dead_until = 0.0
         self.refused_at = None
         self.pinned_hold_until = 0.0

@@ -238,6 +238,46 @@ def test_a_client_finds_the_new_members_soon_when_all_nodes_are_replaced_at_once
         assert script.now < start + 2 * (MAX_HOLD_SECONDS + ASK_IN_SEARCH_SECONDS)
 
 
+def test_an_idle_client_outlives_more_nodes_than_it_can_know() -> None:
+    script = learnt(*OLD)
+    members = list(OLD)
+    for port in range(8000, 8000 + 2 * MAX_LINKS):
+        members = [*members[1:], f"tcp://127.0.0.1:{port}"]
+        script.members = {endpoint: list(members) for endpoint in members}
+        script.down = set(script.core.endpoints) - set(members)
+        script.sent(after=(MAX_LINKS + 3) * (ANSWER_SECONDS + ASK_AGAIN_SECONDS) + 4 * ASK_EVERY_SECONDS)
+        assert len(script.core._route.links) <= MAX_LINKS + len(OLD)
+    assert set(members) <= set(script.core.endpoints)
+    script.get()
+    assert script.next_copy(within=(MAX_LINKS + 3) * REFUSED_GRACE_SECONDS).endpoint in members
+
+
+def test_a_redirect_is_followed_however_many_nodes_a_client_heard_of() -> None:
+    script = learnt(A, B, C, *(f"tcp://10.0.0.1:{port}" for port in range(1, MAX_LINKS - 2)))
+    script.get()
+    script.reply(script.next_copy(), NOT_LEADER, D.encode())
+    assert script.next_copy().endpoint == D
+
+
+def test_given_nodes_that_are_no_members_are_asked_who_is_when_those_known_know_no_leader() -> None:
+    """The client slept while all members were replaced by some that it had replaced before, and then by others."""
+    G = "tcp://127.0.0.1:7107"
+    for known_are_gone in (True, False):
+        script = learnt(*NEW)
+        script.down = {G, *(NEW if known_are_gone else ())}
+        script.members = {C: [G]} if known_are_gone else {C: [G], **{endpoint: list(NEW) for endpoint in NEW}}
+        outcome = script.get(timeout=60.0)
+        end = script.now + 2 * LAST_RESORT_SECONDS
+        script.down.discard(G)
+        while not outcome.times and script.now < end:
+            for copy in script.sent(after=0.001):
+                if copy.endpoint == G:
+                    script.reply(copy, body=ok(None, 1))
+                else:
+                    script.reply(copy, NOT_LEADER)
+        assert outcome.times == 1 and outcome.error is None
+
+
 def test_while_nobody_leads_the_members_are_asked_for_but_not_all_the_time() -> None:
     script = learnt(*OLD)
     script.asked.clear()
