@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from scripted_cluster import NOT_LEADER, A, B, C, Script, ok
@@ -138,6 +140,32 @@ def test_an_answer_that_was_overtaken_is_old_news() -> None:
     script.sent()
     assert script.dropped == [A], "B owed an answer at that time"
     assert script.core.endpoints == [*OLD, D]
+
+
+def test_an_answer_that_takes_longer_than_a_round_among_the_others_still_tells_of_members() -> None:
+    """All that the client knows are removed; the one that knows who took their place is far away."""
+    script = learnt(A, B, endpoints=(A, B))
+    script.members = {B: [D]}
+    script.held = []
+    outcome = script.get(timeout=60.0)
+    late: list[tuple[float, Callable[[], None]]] = []
+    end = script.now + 5.0
+    while not outcome.times and script.now < end:
+        for copy in script.sent(after=0.005):
+            if copy.endpoint == D:
+                script.reply(copy, body=ok(None, 1))
+            else:
+                delay = 0.5 if copy.endpoint == B else 0.0
+                late.append((script.now + delay, partial(script.reply, copy, NOT_LEADER)))
+        for endpoint, number in script.held:
+            delay = 0.5 if endpoint == B else 0.0
+            late.append((script.now + delay, partial(script.answer_endpoints, endpoint, number)))
+        script.held.clear()
+        due = [item for item in late if item[0] <= script.now]
+        late = [item for item in late if item[0] > script.now]
+        for _, answer in due:
+            answer()
+    assert outcome.times == 1 and outcome.error is None
 
 
 def test_who_leads_is_not_dropped_where_the_members_know_it_by_another_address() -> None:
