@@ -285,8 +285,8 @@ class ClientCore:
         self._outbox.add(call)
         if status == ReplyStatus.NOT_LEADER:
             self._route.not_leader(link, text, now)
-        elif link is self._route.target:
-            self._route.hold(now)
+        else:
+            self._route.busy(link, now)
 
     def _on_new_life(self, link: Link, life: int) -> None:
         """The frontend there began anew: what an earlier life was asked is not answered any more."""

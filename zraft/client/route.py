@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Protocol
 
 from zraft.client.endpoints import is_endpoint
@@ -11,6 +12,9 @@ from zraft.client.link import Link
 # With nobody known to lead, or a node that has too much to do: how long to wait, with jitter against a herd.
 MIN_HOLD_SECONDS = 0.020
 MAX_HOLD_SECONDS = 0.050
+
+# A node that has had too much to do, or lost track of requests, for so long without an answer is passed over.
+BUSY_SECONDS = 1.0
 
 # How long a link that is down or silent is passed over, unless it gives a sign of life before.
 DEAD_SECONDS = 1.0
@@ -39,7 +43,8 @@ class Route:
 
     A node that refuses, or cannot be reached, is *tried*; as long as there is an untried one, that comes next at once.
     One that others say leads comes before, a second time after a moment, but no third time: they may know no better.
-    When all were tried, the client holds back for a moment and begins anew. An answer from the target ends the search.
+    One that is busy for long is passed over as well. When all were tried, the client holds back for a moment and begins
+    anew. An answer from the target ends the search.
 
     *Known* are the endpoints that are taken for members': at first those given, later those learnt. Given ones that are
     not known any more come last, when none of the known is alive or the search takes long: they are tried, and asked
@@ -59,6 +64,7 @@ class Route:
         self._tried_again: set[str] = set()  # because others named them
         self._searching = True
         self._searching_since = 0.0
+        self._busy_since = inf
         self._proof = False
         self._all_failed = False
 
@@ -80,6 +86,7 @@ class Route:
         if link is not self.target:
             return False
         self._proof = True
+        self._busy_since = inf
         if not self._searching:
             return False
         self._searching = False
@@ -103,6 +110,18 @@ class Route:
             self._tried_again.add(hinted.endpoint)
             self._pause(now)
         self._aim(hinted)
+
+    def busy(self, link: Link, now: float) -> None:
+        """`link` has too much to do, or lost track of a request: mostly so for a moment, and by the leader."""
+        if link is not self.target:
+            return
+        self._busy_since = min(self._busy_since, now)
+        if now - self._busy_since < BUSY_SECONDS:
+            self.hold(now)
+            return
+        self._fail(link, now)
+        self._pause(now)
+        self._try_next(now)
 
     def lost(self, link: Link, now: float) -> None:
         """`link` is down or silent: pass it over for a while."""
