@@ -43,9 +43,10 @@ PING_AFTER_SECONDS = 0.1
 DEAD_AFTER_PING_SECONDS = 0.3
 
 # A link can be alive and have lost a request all the same (a connection that broke and came back). A copy unanswered
-# for so long is followed by another; the wait doubles with each, for the request may just be slow to commit.
+# for so long is followed by another; the wait doubles with each, for the request may just be slow to commit. Copies that
+# were refused, or lost with their link, do not count: where nobody leads there are thousands.
 REPEAT_AFTER_SECONDS = 1.0
-MAX_REPEAT_AFTER_SECONDS = 8.0
+MAX_PATIENCE = 8
 SCAN_EVERY_SECONDS = 0.25
 
 # Opening a session is tried for so long at a time, as long as there are writes that need one.
@@ -339,6 +340,8 @@ class ClientCore:
         if now - oldest.sent_at >= REPEAT_AFTER_SECONDS and now >= link.scan_at:
             link.scan_at = now + SCAN_EVERY_SECONDS
             overdue = [call for call in link.pending.values() if _is_overdue(call, now)]
+            for call in overdue:
+                call.patience = min(2 * call.patience, MAX_PATIENCE)
             if overdue:
                 self._repeat(link, overdue, "does not answer")
                 self._route.not_leader(link, "", now)
@@ -442,13 +445,7 @@ class ClientCore:
 
 
 def _is_overdue(call: Call, now: float) -> bool:
-    # Copies that a node refused do not count: they were answered, and where nobody leads there are thousands.
-    wait = REPEAT_AFTER_SECONDS
-    for _ in call.earlier:
-        wait *= 2
-        if wait >= MAX_REPEAT_AFTER_SECONDS:
-            break
-    return call.request.repeatable and not call.pinned and now - call.sent_at >= wait
+    return call.request.repeatable and not call.pinned and now - call.sent_at >= REPEAT_AFTER_SECONDS * call.patience
 
 
 def _sooner(wakeup: float, instant: float, now: float) -> float:

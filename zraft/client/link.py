@@ -34,6 +34,7 @@ class Call:
         "link",
         "number",
         "on_done",
+        "patience",
         "pinned",
         "request",
         "request_id",
@@ -53,6 +54,8 @@ class Call:
         self.number = 0
         self.done = False
         self.doubts = 0
+        self.patience = 1
+        """How many times the usual wait for an answer, as it may be slow."""
         # The latest copy: where (of a pinned call also where to), under which id and life, and when it was sent.
         self.link: Link | None = None
         self.request_id = 0

@@ -373,6 +373,20 @@ def test_refusals_do_not_make_the_wait_for_a_lost_request_longer(refusals: int) 
     assert outcome.error is None and outcome.times == 1
 
 
+def test_nor_do_copies_that_were_lost_with_their_link() -> None:
+    script = Script()
+    outcome = script.get(timeout=60.0)
+    for _ in range(6):
+        script.next_copy()  # all nodes are silent
+    lost = script.next_copy()
+    start = script.now
+    while not (copies := script.sent(after=0.05)):
+        assert script.now < start + 1.5 * REPEAT_AFTER_SECONDS
+        script.sign_of_life(lost.endpoint)
+    script.reply(copies[0], body=ok(None, 1))
+    assert outcome.error is None and outcome.times == 1
+
+
 def test_a_lost_request_also_tries_another_node() -> None:
     script = Script().with_session()
     script.set()
