@@ -43,8 +43,8 @@ PING_AFTER_SECONDS = 0.1
 DEAD_AFTER_PING_SECONDS = 0.3
 
 # A link can be alive and have lost a request all the same (a connection that broke and came back). A copy unanswered
-# for so long is followed by another; the wait doubles with each, for the request may just be slow to commit. Copies that
-# were refused, or lost with their link, do not count: where nobody leads there are thousands.
+# for so long is followed by another; the wait doubles with each, for the request may just be slow to commit. Copies
+# that were refused, or lost with their link, do not count: where nobody leads there are thousands.
 REPEAT_AFTER_SECONDS = 1.0
 MAX_PATIENCE = 8
 SCAN_EVERY_SECONDS = 0.25
@@ -273,6 +273,8 @@ class ClientCore:
             self._give_up(call, f"{link.endpoint} cannot tell what became of it (status {status})")
             return
         if not current:
+            if status == ReplyStatus.NOT_LEADER:
+                self._route.late_hint(text)
             return
         if status == ReplyStatus.NOT_LEADER:
             self._trouble = (link.endpoint, f"says that {text} leads" if text else "knows no leader")

@@ -97,7 +97,8 @@ class Route:
     def not_leader(self, link: Link, hint: str, now: float) -> None:
         """`link` says that it does not lead, and that `hint` (or "") does."""
         if link is not self.target:
-            return  # the answer to an older copy; the target knows better
+            self.late_hint(hint)  # the answer to an older copy; the target knows better
+            return
         self._fail(link, now)
         hinted = self._find(hint)
         if hinted is None or hinted is link or hinted.is_dead(now):
@@ -110,6 +111,11 @@ class Route:
             self._tried_again.add(hinted.endpoint)
             self._pause(now)
         self._aim(hinted)
+
+    def late_hint(self, hint: str) -> None:
+        """Somebody who is not asked any more said that `hint` (or "") leads: in a search one more to be tried."""
+        if self._searching:
+            self.add_known([hint])
 
     def busy(self, link: Link, now: float) -> None:
         """`link` has too much to do, or lost track of a request: mostly so for a moment, and by the leader."""

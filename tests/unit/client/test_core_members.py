@@ -7,9 +7,10 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from scripted_cluster import NOT_LEADER, A, B, C, Script, ok
+from scripted_cluster import NOT_LEADER, A, B, C, Copy, Script, ok
 
 from zraft.client import requests
+from zraft.client.core import DEAD_AFTER_PING_SECONDS, PING_AFTER_SECONDS
 from zraft.client.discovery import ANSWER_SECONDS, ASK_AGAIN_SECONDS, ASK_EVERY_SECONDS, ASK_IN_SEARCH_SECONDS
 from zraft.client.link import REFUSED_GRACE_SECONDS
 from zraft.client.route import LAST_RESORT_SECONDS, MAX_HOLD_SECONDS, MAX_LINKS
@@ -165,6 +166,25 @@ def test_an_answer_that_takes_longer_than_a_round_among_the_others_still_tells_o
         late = [item for item in late if item[0] > script.now]
         for _, answer in due:
             answer()
+    assert outcome.times == 1 and outcome.error is None
+
+
+def test_a_redirect_that_comes_too_late_to_be_followed_still_tells_of_a_member() -> None:
+    """The way to A takes longer than a silence may last, and A alone knows the leader, but not the members."""
+    script = Script(A, B)
+    outcome = script.get(timeout=60.0)
+    late: list[tuple[float, Copy]] = []
+    end = script.now + 5.0
+    while not outcome.times and script.now < end:
+        for copy in script.sent(after=0.005):
+            if copy.endpoint == D:
+                script.reply(copy, body=ok(None, 1))
+            elif copy.endpoint == B:
+                script.reply(copy, NOT_LEADER)
+            else:
+                late.append((script.now + PING_AFTER_SECONDS + DEAD_AFTER_PING_SECONDS + 0.1, copy))
+        while late and late[0][0] <= script.now:
+            script.reply(late.pop(0)[1], NOT_LEADER, D.encode())
     assert outcome.times == 1 and outcome.error is None
 
 
