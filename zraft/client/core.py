@@ -43,9 +43,10 @@ PING_AFTER_SECONDS = 0.1
 DEAD_AFTER_PING_SECONDS = 0.3
 
 # A link can be alive and have lost a request all the same (a connection that broke and came back). A copy unanswered
-# for so long is followed by another; the wait doubles with each, for the request may just be slow to commit.
+# for so long is followed by another; the wait doubles with each, for the request may just be slow to commit. Copies
+# that were refused, or lost with their link, do not count: where nobody leads there are thousands.
 REPEAT_AFTER_SECONDS = 1.0
-MAX_REPEAT_AFTER_SECONDS = 8.0
+MAX_PATIENCE = 8
 SCAN_EVERY_SECONDS = 0.25
 
 # Opening a session is tried for so long at a time, as long as there are writes that need one.
@@ -272,6 +273,8 @@ class ClientCore:
             self._give_up(call, f"{link.endpoint} cannot tell what became of it (status {status})")
             return
         if not current:
+            if status == ReplyStatus.NOT_LEADER:
+                self._route.late_hint(text)
             return
         if status == ReplyStatus.NOT_LEADER:
             self._trouble = (link.endpoint, f"says that {text} leads" if text else "knows no leader")
@@ -285,8 +288,8 @@ class ClientCore:
         self._outbox.add(call)
         if status == ReplyStatus.NOT_LEADER:
             self._route.not_leader(link, text, now)
-        elif link is self._route.target:
-            self._route.hold(now)
+        else:
+            self._route.busy(link, now)
 
     def _on_new_life(self, link: Link, life: int) -> None:
         """The frontend there began anew: what an earlier life was asked is not answered any more."""
@@ -339,6 +342,8 @@ class ClientCore:
         if now - oldest.sent_at >= REPEAT_AFTER_SECONDS and now >= link.scan_at:
             link.scan_at = now + SCAN_EVERY_SECONDS
             overdue = [call for call in link.pending.values() if _is_overdue(call, now)]
+            for call in overdue:
+                call.patience = min(2 * call.patience, MAX_PATIENCE)
             if overdue:
                 self._repeat(link, overdue, "does not answer")
                 self._route.not_leader(link, "", now)
@@ -442,8 +447,7 @@ class ClientCore:
 
 
 def _is_overdue(call: Call, now: float) -> bool:
-    wait: float = min(REPEAT_AFTER_SECONDS * 2 ** (call.copies - 1), MAX_REPEAT_AFTER_SECONDS)
-    return call.request.repeatable and not call.pinned and now - call.sent_at >= wait
+    return call.request.repeatable and not call.pinned and now - call.sent_at >= REPEAT_AFTER_SECONDS * call.patience
 
 
 def _sooner(wakeup: float, instant: float, now: float) -> float:

@@ -5,7 +5,8 @@ every so often while it lives, idle or not: so it goes on serving when every nod
 after the other or all at once.
 
 Only who has just proved to lead, or to reach the leader, is taken at its word that others are no members any more. A
-node that was removed, or is cut off, still answers, and knows the members of its time: such answers only add.
+node that was removed, or is cut off, still answers, and knows the members of its time: such answers only add. A
+question is overtaken by the next one, but for what an answer adds: in a search the next one may always come first.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Discovery:
         self.due_at = inf
         self._route = route
         self._asked = 0
+        self._believed = 0  # the latest question to one who is taken at its word
         self._asked_at = -inf
         self._last_asked = ""
 
@@ -64,10 +66,14 @@ class Discovery:
         self._last_asked = link.endpoint
         self.due_at = now + ASK_EVERY_SECONDS
         number = self._asked
+        if proven:
+            self._believed = number
 
         def on_done(endpoints: Any, error: ZraftError | None) -> None:
             if number == self._asked:
                 self._on_answer(endpoints or [], proven, now)
+            elif number > self._believed:
+                self._route.add_known(endpoints or [])
 
         return link, Call(ASK_ENDPOINTS, now + ANSWER_SECONDS, on_done, True)
 

@@ -11,7 +11,8 @@ from zraft.errors import ConfigError
 ENVIRONMENT_VARIABLE = "ZRAFT_ENDPOINTS"
 DEFAULT_ENDPOINTS = ("tcp://127.0.0.1:7101", "tcp://127.0.0.1:7102", "tcp://127.0.0.1:7103")
 
-_ENDPOINT = re.compile(r"tcp://(?:\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\],*]+):(\d{1,5})")
+# No more than ZeroMQ connects to: what a node tells is not checked by a user, and ZeroMQ raises where it is wrong.
+_ENDPOINT = re.compile(r"tcp://(?:\[[0-9A-Fa-f:.%\w]+\]|[0-9A-Za-z][\w.;%-]*):(\d{1,5})", re.ASCII)
 
 
 def is_endpoint(text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from zraft.client.requests import Request
@@ -26,7 +27,6 @@ class Call:
 
     __slots__ = (
         "body",
-        "copies",
         "deadline",
         "done",
         "doubts",
@@ -34,6 +34,7 @@ class Call:
         "link",
         "number",
         "on_done",
+        "patience",
         "pinned",
         "request",
         "request_id",
@@ -53,7 +54,8 @@ class Call:
         self.number = 0
         self.done = False
         self.doubts = 0
-        self.copies = 0
+        self.patience = 1
+        """How many times the usual wait for an answer, as it may be slow."""
         # The latest copy: where (of a pinned call also where to), under which id and life, and when it was sent.
         self.link: Link | None = None
         self.request_id = 0
@@ -70,6 +72,7 @@ class Link:
         "connected",
         "dead_until",
         "endpoint",
+        "heard_at",
         "life",
         "lost",
         "pending",
@@ -95,6 +98,7 @@ class Link:
         link at once, does not shorten this."""
         self.life: int | None = None
         """The frontend's life as the last reply told it."""
+        self.heard_at = -inf
         self.connected = False
         """ZeroMQ had a connection at some time: a refused send then means that there is none now."""
         self.refused_at: float | None = None
@@ -108,6 +112,7 @@ class Link:
     def heard(self, now: float) -> None:
         """Note a sign of life."""
         self.begin_waiting(now)
+        self.heard_at = now
         self.dead_until = 0.0
         self.refused_at = None
         self.pinned_hold_until = 0.0

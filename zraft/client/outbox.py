@@ -92,7 +92,6 @@ class Outbox:
         for call in reversed(calls):
             del link.pending[call.request_id]
             call.doubts -= 1
-            call.copies -= 1
             self.put_back(call)
 
     def _pack(self, link: Link, room: int, now: float, take: Callable[[Link], Call | None]) -> Outgoing | None:
@@ -117,7 +116,6 @@ class Outbox:
             call.sent_life = link.life
             call.sent_at = now
             call.doubts += 1
-            call.copies += 1
             link.pending[request_id] = call
             items.append((request_id, call.request.kind, call.body))
             calls.append(call)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Protocol
 
 from zraft.client.endpoints import is_endpoint
@@ -11,6 +12,9 @@ from zraft.client.link import Link
 # With nobody known to lead, or a node that has too much to do: how long to wait, with jitter against a herd.
 MIN_HOLD_SECONDS = 0.020
 MAX_HOLD_SECONDS = 0.050
+
+# A node that has had too much to do, or lost track of requests, for so long without an answer is passed over.
+BUSY_SECONDS = 1.0
 
 # How long a link that is down or silent is passed over, unless it gives a sign of life before.
 DEAD_SECONDS = 1.0
@@ -23,7 +27,8 @@ LAST_RESORT_SECONDS = 1.0
 MAX_PROBES = 32
 MAX_IN_FLIGHT = 4096
 
-# A client lives with redirects to nodes that joined later; this many are more than a cluster has.
+# A client lives with redirects to nodes that joined later; this many are more than a cluster has. To learn of one more
+# it forgets another, the one that it heard nothing of for longest.
 MAX_LINKS = 64
 
 
@@ -38,10 +43,12 @@ class Route:
 
     A node that refuses, or cannot be reached, is *tried*; as long as there is an untried one, that comes next at once.
     One that others say leads comes before, a second time after a moment, but no third time: they may know no better.
-    When all were tried, the client holds back for a moment and begins anew. An answer from the target ends the search.
+    One that is busy for long is passed over as well. When all were tried, the client holds back for a moment and begins
+    anew. An answer from the target ends the search.
 
     *Known* are the endpoints that are taken for members': at first those given, later those learnt. Given ones that are
-    not known any more come last, when none of the known is alive or the search takes long.
+    not known any more come last, when none of the known is alive or the search takes long: they are tried, and asked
+    for the members, too.
     """
 
     def __init__(self, endpoints: Sequence[str], rng: Random) -> None:
@@ -57,6 +64,7 @@ class Route:
         self._tried_again: set[str] = set()  # because others named them
         self._searching = True
         self._searching_since = 0.0
+        self._busy_since = inf
         self._proof = False
         self._all_failed = False
 
@@ -78,6 +86,7 @@ class Route:
         if link is not self.target:
             return False
         self._proof = True
+        self._busy_since = inf
         if not self._searching:
             return False
         self._searching = False
@@ -88,7 +97,8 @@ class Route:
     def not_leader(self, link: Link, hint: str, now: float) -> None:
         """`link` says that it does not lead, and that `hint` (or "") does."""
         if link is not self.target:
-            return  # the answer to an older copy; the target knows better
+            self.late_hint(hint)  # the answer to an older copy; the target knows better
+            return
         self._fail(link, now)
         hinted = self._find(hint)
         if hinted is None or hinted is link or hinted.is_dead(now):
@@ -101,6 +111,23 @@ class Route:
             self._tried_again.add(hinted.endpoint)
             self._pause(now)
         self._aim(hinted)
+
+    def late_hint(self, hint: str) -> None:
+        """Somebody who is not asked any more said that `hint` (or "") leads: in a search one more to be tried."""
+        if self._searching:
+            self.add_known([hint])
+
+    def busy(self, link: Link, now: float) -> None:
+        """`link` has too much to do, or lost track of a request: mostly so for a moment, and by the leader."""
+        if link is not self.target:
+            return
+        self._busy_since = min(self._busy_since, now)
+        if now - self._busy_since < BUSY_SECONDS:
+            self.hold(now)
+            return
+        self._fail(link, now)
+        self._pause(now)
+        self._try_next(now)
 
     def lost(self, link: Link, now: float) -> None:
         """`link` is down or silent: pass it over for a while."""
@@ -141,12 +168,11 @@ class Route:
         return self.links[hint] if hint in self._known else None
 
     def _try_next(self, now: float) -> None:
-        others = self._after(self.target.endpoint)
+        others = _after(self.target.endpoint, [self.links[known] for known in self._known])
         alive = [link for link in others if not link.is_dead(now)]
-        if not alive or now - self._searching_since >= LAST_RESORT_SECONDS:
-            last_resort = [self.links[endpoint] for endpoint in self.given if endpoint not in self._known]
-            others += last_resort
-            alive += [link for link in last_resort if not link.is_dead(now)]
+        last_resort = self._last_resort(now)
+        others += last_resort
+        alive += [link for link in last_resort if not link.is_dead(now)]
         for link in alive:
             if link.endpoint not in self._tried:
                 self._aim(link)
@@ -169,9 +195,12 @@ class Route:
     def add_known(self, endpoints: Sequence[str]) -> None:
         """These are members' as well, as far as they are endpoints."""
         for endpoint in endpoints:
-            if endpoint not in self._known and len(self._known) < MAX_LINKS and is_endpoint(endpoint):
-                self._known[endpoint] = None
-                self.link(endpoint)
+            if endpoint in self._known or not is_endpoint(endpoint):
+                continue
+            if len(self._known) >= MAX_LINKS and not self._forget_one(endpoints):
+                return
+            self._known[endpoint] = None
+            self.link(endpoint)
 
     def replace_known(self, endpoints: Sequence[str]) -> None:
         """These are all members'. Links to others are closed, but for one that is in use: the next time, perhaps."""
@@ -180,13 +209,30 @@ class Route:
         if not self._known:
             self._known = known
             return
-        for endpoint, link in list(self.links.items()):
-            if endpoint in self._known or link is self.target or link.is_owed():
-                continue
-            del self.links[endpoint]
-            self._dropped.add(endpoint)
-            if endpoint in self.given:
-                self.links[endpoint] = Link(endpoint)  # opened again when it is needed
+        for link in list(self.links.values()):
+            if link.endpoint not in self._known and not self._is_in_use(link):
+                self._close(link)
+
+    def _forget_one(self, spared: Sequence[str]) -> bool:
+        """Make room among the known, at the expense of none of these. Returns whether that was possible."""
+        needed = set(spared)
+        links = [self.links[endpoint] for endpoint in self._known if endpoint not in needed]
+        idle = [link for link in links if not self._is_in_use(link)]
+        if not idle:
+            return False
+        silent = min(idle, key=lambda link: link.heard_at)
+        del self._known[silent.endpoint]
+        self._close(silent)
+        return True
+
+    def _is_in_use(self, link: Link) -> bool:
+        return link is self.target or link.is_owed()
+
+    def _close(self, link: Link) -> None:
+        del self.links[link.endpoint]
+        self._dropped.add(link.endpoint)
+        if link.endpoint in self.given:
+            self.links[link.endpoint] = Link(link.endpoint)  # opened again when it is needed
 
     def take_dropped(self) -> set[str]:
         """Endpoints the connections to which are not needed, since the last call."""
@@ -204,12 +250,20 @@ class Route:
         return all_failed
 
     def next_known(self, endpoint: str, now: float) -> Link:
-        """The known link that comes after `endpoint` and is not dead, if there is one."""
-        others = self._after(endpoint)
+        """The link that comes after `endpoint` among the known and the last resort and is not dead, if there is one."""
+        links = [self.links[known] for known in self._known] + self._last_resort(now)
+        others = _after(endpoint, links)
         return next((link for link in others if not link.is_dead(now)), others[0])
 
-    def _after(self, endpoint: str) -> list[Link]:
-        """All known links, in their order, beginning after `endpoint`."""
-        known = list(self._known)
-        start = known.index(endpoint) + 1 if endpoint in self._known else 0
-        return [self.links[other] for other in known[start:] + known[:start]]
+    def _last_resort(self, now: float) -> list[Link]:
+        """Given ones that are not known, if now is the time for them."""
+        is_long = self._searching and now - self._searching_since >= LAST_RESORT_SECONDS
+        if not is_long and not all(self.links[endpoint].is_dead(now) for endpoint in self._known):
+            return []
+        return [self.links[endpoint] for endpoint in self.given if endpoint not in self._known]
+
+
+def _after(endpoint: str, links: list[Link]) -> list[Link]:
+    """The same links, beginning after that of `endpoint` if it is among them."""
+    start = next((position for position, link in enumerate(links, 1) if link.endpoint == endpoint), 0)
+    return links[start:] + links[:start]

@@ -8,10 +8,11 @@ import subprocess
 import sys
 
 import pytest
+import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zraft.client.endpoints import DEFAULT_ENDPOINTS, resolve_endpoints
+from zraft.client.endpoints import DEFAULT_ENDPOINTS, is_endpoint, resolve_endpoints
 from zraft.client.requests import KeyValue
 from zraft.client.session import MAX_UNANSWERED, Session
 from zraft.errors import ConfigError
@@ -40,6 +41,22 @@ def test_a_wrong_endpoint_is_named_with_where_it_came_from(wrong: str, monkeypat
     monkeypatch.setenv("ZRAFT_ENDPOINTS", wrong)
     with pytest.raises(ConfigError, match="ZRAFT_ENDPOINTS: .*expected tcp://host:port"):
         resolve_endpoints(None)
+
+
+@pytest.mark.parametrize("host", ["a+b", "-a", "_a", "\u00e9", "a\x00", "\ud800"], ids=ascii)
+def test_what_zeromq_would_not_connect_to_is_no_endpoint(host: str) -> None:
+    """The core opens what nodes tell of: it must not be what makes its host's socket raise."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket, pytest.raises((zmq.ZMQError, UnicodeError)):
+        socket.connect(f"tcp://{host}:7101")
+    assert not is_endpoint(f"tcp://{host}:7101")
+
+
+@pytest.mark.parametrize("host", ["a", "a-b_c.d", "1.2.3.4", "[::1]", "[fe80::1%eth0]", "1.2.3.4;n1"])
+def test_what_zeromq_connects_to_is_an_endpoint(host: str) -> None:
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.connect(f"tcp://{host}:7101")
+    assert is_endpoint(f"tcp://{host}:7101")
 
 
 def test_no_endpoint_is_refused() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 
 import pytest
-from scripted_cluster import NOT_LEADER, A, B, C, Script, ok
+from scripted_cluster import NOT_LEADER, A, B, C, Copy, Script, ok
 
 from zraft.client import requests
+from zraft.client.core import DEAD_AFTER_PING_SECONDS, PING_AFTER_SECONDS
 from zraft.client.discovery import ANSWER_SECONDS, ASK_AGAIN_SECONDS, ASK_EVERY_SECONDS, ASK_IN_SEARCH_SECONDS
 from zraft.client.link import REFUSED_GRACE_SECONDS
 from zraft.client.route import LAST_RESORT_SECONDS, MAX_HOLD_SECONDS, MAX_LINKS
@@ -140,6 +143,51 @@ def test_an_answer_that_was_overtaken_is_old_news() -> None:
     assert script.core.endpoints == [*OLD, D]
 
 
+def test_an_answer_that_takes_longer_than_a_round_among_the_others_still_tells_of_members() -> None:
+    """All that the client knows are removed; the one that knows who took their place is far away."""
+    script = learnt(A, B, endpoints=(A, B))
+    script.members = {B: [D]}
+    script.held = []
+    outcome = script.get(timeout=60.0)
+    late: list[tuple[float, Callable[[], None]]] = []
+    end = script.now + 5.0
+    while not outcome.times and script.now < end:
+        for copy in script.sent(after=0.005):
+            if copy.endpoint == D:
+                script.reply(copy, body=ok(None, 1))
+            else:
+                delay = 0.5 if copy.endpoint == B else 0.0
+                late.append((script.now + delay, partial(script.reply, copy, NOT_LEADER)))
+        for endpoint, number in script.held:
+            delay = 0.5 if endpoint == B else 0.0
+            late.append((script.now + delay, partial(script.answer_endpoints, endpoint, number)))
+        script.held.clear()
+        due = [item for item in late if item[0] <= script.now]
+        late = [item for item in late if item[0] > script.now]
+        for _, answer in due:
+            answer()
+    assert outcome.times == 1 and outcome.error is None
+
+
+def test_a_redirect_that_comes_too_late_to_be_followed_still_tells_of_a_member() -> None:
+    """The way to A takes longer than a silence may last, and A alone knows the leader, but not the members."""
+    script = Script(A, B)
+    outcome = script.get(timeout=60.0)
+    late: list[tuple[float, Copy]] = []
+    end = script.now + 5.0
+    while not outcome.times and script.now < end:
+        for copy in script.sent(after=0.005):
+            if copy.endpoint == D:
+                script.reply(copy, body=ok(None, 1))
+            elif copy.endpoint == B:
+                script.reply(copy, NOT_LEADER)
+            else:
+                late.append((script.now + PING_AFTER_SECONDS + DEAD_AFTER_PING_SECONDS + 0.1, copy))
+        while late and late[0][0] <= script.now:
+            script.reply(late.pop(0)[1], NOT_LEADER, D.encode())
+    assert outcome.times == 1 and outcome.error is None
+
+
 def test_who_leads_is_not_dropped_where_the_members_know_it_by_another_address() -> None:
     """A proxy: what the members say leads nowhere from here."""
     script = Script(A)
@@ -236,6 +284,46 @@ def test_a_client_finds_the_new_members_soon_when_all_nodes_are_replaced_at_once
         else:
             script.reply(copy, NOT_LEADER)
         assert script.now < start + 2 * (MAX_HOLD_SECONDS + ASK_IN_SEARCH_SECONDS)
+
+
+def test_an_idle_client_outlives_more_nodes_than_it_can_know() -> None:
+    script = learnt(*OLD)
+    members = list(OLD)
+    for port in range(8000, 8000 + 2 * MAX_LINKS):
+        members = [*members[1:], f"tcp://127.0.0.1:{port}"]
+        script.members = {endpoint: list(members) for endpoint in members}
+        script.down = set(script.core.endpoints) - set(members)
+        script.sent(after=(MAX_LINKS + 3) * (ANSWER_SECONDS + ASK_AGAIN_SECONDS) + 4 * ASK_EVERY_SECONDS)
+        assert len(script.core._route.links) <= MAX_LINKS + len(OLD)
+    assert set(members) <= set(script.core.endpoints)
+    script.get()
+    assert script.next_copy(within=(MAX_LINKS + 3) * REFUSED_GRACE_SECONDS).endpoint in members
+
+
+def test_a_redirect_is_followed_however_many_nodes_a_client_heard_of() -> None:
+    script = learnt(A, B, C, *(f"tcp://10.0.0.1:{port}" for port in range(1, MAX_LINKS - 2)))
+    script.get()
+    script.reply(script.next_copy(), NOT_LEADER, D.encode())
+    assert script.next_copy().endpoint == D
+
+
+def test_given_nodes_that_are_no_members_are_asked_who_is_when_those_known_know_no_leader() -> None:
+    """The client slept while all members were replaced by some that it had replaced before, and then by others."""
+    G = "tcp://127.0.0.1:7107"
+    for known_are_gone in (True, False):
+        script = learnt(*NEW)
+        script.down = {G, *(NEW if known_are_gone else ())}
+        script.members = {C: [G]} if known_are_gone else {C: [G], **{endpoint: list(NEW) for endpoint in NEW}}
+        outcome = script.get(timeout=60.0)
+        end = script.now + 2 * LAST_RESORT_SECONDS
+        script.down.discard(G)
+        while not outcome.times and script.now < end:
+            for copy in script.sent(after=0.001):
+                if copy.endpoint == G:
+                    script.reply(copy, body=ok(None, 1))
+                else:
+                    script.reply(copy, NOT_LEADER)
+        assert outcome.times == 1 and outcome.error is None
 
 
 def test_while_nobody_leads_the_members_are_asked_for_but_not_all_the_time() -> None:

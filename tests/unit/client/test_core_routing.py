@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from scripted_cluster import BUSY, NOT_LEADER, UNKNOWN, A, B, C, Script, ok
 
 from zraft.client import requests
 from zraft.client.core import DEAD_AFTER_PING_SECONDS, PING_AFTER_SECONDS, REPEAT_AFTER_SECONDS
 from zraft.client.link import REFUSED_GRACE_SECONDS
-from zraft.client.route import DEAD_SECONDS, MAX_HOLD_SECONDS, MIN_HOLD_SECONDS
+from zraft.client.route import BUSY_SECONDS, DEAD_SECONDS, MAX_HOLD_SECONDS, MIN_HOLD_SECONDS
 from zraft.errors import Unavailable
 from zraft.wire import RequestKind
 
@@ -102,6 +103,43 @@ def test_busy_waits_and_asks_the_same_node() -> None:
         assert script.sent(after=MIN_HOLD_SECONDS * 0.99) == []
         (again,) = script.sent(after=MAX_HOLD_SECONDS)
         assert (again.endpoint, again.body) == (A, copy.body)
+
+
+def test_a_node_that_is_busy_for_ever_does_not_keep_a_client_from_the_others() -> None:
+    """Nor with the help of one that says that it leads. Whoever is busy for a moment is not left."""
+    for status in (BUSY, UNKNOWN):
+        for b_says in (b"", A.encode()):
+            script = Script()
+            outcome = script.get(timeout=10.0)
+            start = script.now
+            while not outcome.times:
+                copy = script.next_copy()
+                assert (copy.endpoint == A) >= (script.now < start + BUSY_SECONDS)
+                assert script.now < start + BUSY_SECONDS + 4 * MAX_HOLD_SECONDS
+                if copy.endpoint == A:
+                    script.reply(copy, status)
+                elif copy.endpoint == B:
+                    script.reply(copy, NOT_LEADER, b_says)
+                else:
+                    script.reply(copy, body=ok(None, 1))
+
+
+def test_a_leader_that_is_busy_for_long_is_left_and_found_again() -> None:
+    script = Script().with_session()
+    outcome = script.set(timeout=10.0)
+    start = script.now
+    asked = 0
+    while not outcome.times:
+        copy = script.next_copy()
+        asked += 1
+        if copy.endpoint != A:
+            script.reply(copy, NOT_LEADER, A.encode())
+        elif script.now < start + 3 * BUSY_SECONDS:
+            script.reply(copy, BUSY)
+        else:
+            script.reply(copy, body=ok(2))
+    assert outcome.value == 2 and script.now < start + 3 * BUSY_SECONDS + 2 * MAX_HOLD_SECONDS
+    assert asked < 3 * 3 * BUSY_SECONDS / MIN_HOLD_SECONDS
 
 
 def test_a_late_refusal_of_another_node_does_not_change_the_target() -> None:
@@ -317,6 +355,36 @@ def test_a_lost_request_on_a_living_link_is_sent_again_ever_less_often() -> None
             script.sign_of_life(endpoint)
     waits = [later - earlier for earlier, later in zip([0.0, *times], times, strict=False)]
     assert [round(wait / REPEAT_AFTER_SECONDS) for wait in waits] == [1, 2, 4, 8]
+
+
+@pytest.mark.parametrize("refusals", [9, 1200])
+def test_refusals_do_not_make_the_wait_for_a_lost_request_longer(refusals: int) -> None:
+    """Nobody leads for a while; then the request to the one who does is lost."""
+    script = Script()
+    outcome = script.get(timeout=120.0)
+    for _ in range(refusals):
+        script.reply(script.next_copy(), NOT_LEADER)
+    lost = script.next_copy()
+    start = script.now
+    while not (copies := script.sent(after=0.05)):
+        assert script.now < start + 1.5 * REPEAT_AFTER_SECONDS
+        script.sign_of_life(lost.endpoint)
+    script.reply(copies[0], body=ok(None, 1))
+    assert outcome.error is None and outcome.times == 1
+
+
+def test_nor_do_copies_that_were_lost_with_their_link() -> None:
+    script = Script()
+    outcome = script.get(timeout=60.0)
+    for _ in range(6):
+        script.next_copy()  # all nodes are silent
+    lost = script.next_copy()
+    start = script.now
+    while not (copies := script.sent(after=0.05)):
+        assert script.now < start + 1.5 * REPEAT_AFTER_SECONDS
+        script.sign_of_life(lost.endpoint)
+    script.reply(copies[0], body=ok(None, 1))
+    assert outcome.error is None and outcome.times == 1
 
 
 def test_a_lost_request_also_tries_another_node() -> None:
