@@ -131,8 +131,10 @@ class Transport(Actor):
                     f"{self.node} was lost, remove {self.node} from the cluster and add it again"
                 )
             return "" if frame.receiver_store_id else "it has not asked who this node is"
-        # Of this cluster, but unknown: added by an entry that is not here yet, or removed by one that is not there.
-        return "" if frame.cluster_id == identity.cluster_id else "it is no member of this cluster"
+        # Of this cluster, but unknown: added by an entry that is not here yet, or removed by one that is not there. Who
+        # knows this data directory has that from the log of this cluster, whose id may not be certain here yet.
+        is_ours = frame.cluster_id == identity.cluster_id or frame.receiver_store_id == identity.store_id
+        return "" if is_ours else "it is no member of this cluster"
 
     def refuse(self, sender: str, why: str) -> None:
         """Drop and count; say each reason once."""
@@ -191,6 +193,9 @@ class Transport(Actor):
                 self.send(peer, store_id, [body])
             return
         identity = self.identity
+        if not identity.store_id:  # this node does not know itself yet: see receive_frames
+            self.counts["peer_dropped_out"] += 1
+            return
         elsewhere = self.elsewhere.get(peer) if store_id else None
         link = elsewhere if elsewhere in self.guests else peer
         store_id = store_id or identity.peers.get(peer, ("", 0))[1]
