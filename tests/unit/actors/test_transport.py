@@ -222,10 +222,19 @@ def test_what_is_meant_for_another_data_directory_goes_where_that_was_heard() ->
     assert scene.frames(again) == [("consensus", Inbound((("n2", 99, STORE, (b"a",)),)))]
     scene.say(Outbound((("n2", 99, b"answer"), ("n2", 0, b"question"), ("n3", 0, b"question"))))
     asked = [("n2", 22, (b"question",)), ("n3", 0, (b"question",))]
-    assert sent_to(scene) == [("tcp://moved", 99, (b"answer",)), *asked]
+    answered = [("n2", 99, (b"answer",)), ("tcp://moved", 99, (b"answer",))]
+    assert sent_to(scene) == [*answered, *asked], "there too where it is known: the config may say how to reach it"
     assert scene.port.peers == {**ADDRESSES, "tcp://moved": "tcp://moved"}
     scene.say(Identity(CLUSTER, STORE, False, {**PEERS, "n2": ("tcp://moved", 99)}), Outbound((("n2", 0, b"b"),)))
     assert sent_to(scene) == [("n2", 99, (b"b",))], "known as it is"
+
+
+def test_so_does_it_where_no_data_directory_was_known() -> None:
+    """As by a founder that has no log yet: n3 was added again, elsewhere."""
+    scene = Scene()
+    scene.frames(pack_peer_frame(PeerFrame(CLUSTER, "n3", 99, "tcp://moved", "n1", STORE, (b"a",))))
+    scene.say(Outbound((("n3", 99, b"answer"),)))
+    assert sent_to(scene) == [("n3", 99, (b"answer",)), ("tcp://moved", 99, (b"answer",))]
 
 
 @pytest.mark.parametrize("lost", ["it does not say where it is", "it is back where it was", "others pushed it out"])
