@@ -468,6 +468,7 @@ class Consensus(Actor):
         if changes.replies:
             self.replies += changes.replies
             changes.replies.clear()
+        self.refuse(changes.misdirected)
         for address in changes.to_ask:
             self.context.send("transport", FindNode(address))
         changes.to_ask.clear()

@@ -152,6 +152,13 @@ def test_a_leader_that_is_deposed_says_what_it_knows() -> None:
     assert scene.replies() == [(1, UNKNOWN, b"")]
 
 
+def test_and_sends_them_to_where_the_leader_is_reached_from_here() -> None:
+    scene = adding(Scene().lead())
+    scene.actor.overrides = {"n2": Address("proxy c", "proxy p")}
+    depose(scene)
+    assert scene.replies() == [(1, NOT_LEADER, b"proxy c")]
+
+
 def test_a_new_frontend_waits_for_nothing_and_is_told_the_endpoints() -> None:
     scene = adding(Scene().lead())
     scene.restarted("frontend")
