@@ -21,13 +21,15 @@ class Begun(NamedTuple):
 
 
 class Changes:
-    """`replies` and `to_ask` are for consensus to take: (token, ReplyStatus, body) for the frontend, and the peer
-    addresses at which transport shall ask who is there."""
+    """For consensus to take: `replies`, (token, ReplyStatus, body) for the frontend; `misdirected`, the tokens of those
+    whom the last `advance` could but send to the leader; `to_ask`, the peer addresses at which transport shall ask who
+    is there."""
 
     def __init__(self) -> None:
         self._admissions: list[Admission] = []  # wait for those who shall join
         self._begun: list[Begun] = []  # wait for their commit
         self.replies: list[tuple[int, int, bytes]] = []
+        self.misdirected: list[int] = []
         self.to_ask: list[str] = []
         self.is_busy = False  # whether anybody waits, or is to be answered; looked at in every batch
 
@@ -59,12 +61,11 @@ class Changes:
 
     def advance(self, raft: Raft) -> None:
         """Before raft's output is taken: begin the changes for which everybody has answered, ask the others again."""
+        self.misdirected.clear()
         for admission in list(self._admissions):
             try:
                 if raft.role is not Role.LEADER:
-                    leader = raft.membership.members.get(raft.leader_id or "")
-                    body = leader.client.encode() if leader else b""
-                    self.replies.append((admission.token, ReplyStatus.NOT_LEADER, body))
+                    self.misdirected.append(admission.token)
                 elif not admission.is_complete:
                     self.to_ask += admission.to_ask(raft.now_ms)
                     continue

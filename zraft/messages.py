@@ -564,6 +564,9 @@ PEER_MESSAGES = (
 PEER_REPLIES = (VoteReply, AppendReply, HeartbeatReply, InstallSnapshotReply)
 """Those that answer one question: they count only from a member, and are for the very one who asked."""
 
+TO_WHO_ASKED = (*PEER_REPLIES, Removed)
+"""For the data directory that asked, even if it is not the one of the member by that name."""
+
 BUS_MESSAGES = (
     Recover, Recovered, Append, Appended, ReadLog, LogRead, CompactLog, SaveClusterId, DiskFull,
     Apply, ReadAt, Applied, RestoreSnapshot,

@@ -114,7 +114,9 @@ def read_backup(backup: Path, on_progress: Progress) -> tuple[State, bytes]:
 def restore(backup: Path, data_dir: Path, node: str, members: Mapping[str, Address], on_progress: Progress) -> Restored:
     """Make the data directory of `node` in a new cluster of `members` that begins with the state in the backup.
 
-    The cluster's id follows from the backup and the members, so that the same call on every node makes one cluster.
+    The ids of the cluster and of each data directory follow from the backup and the members, so that the same call on
+    every node makes one cluster, whose members know one another's directories from the start, as founders do: else one
+    that is wiped and added again would count as what it was (trap 10).
     What an interrupted call left in the directory is replaced. Raises StorageError, also if the directory holds
     anything else; ConfigError if the node is no member.
     """
@@ -123,8 +125,13 @@ def restore(backup: Path, data_dir: Path, node: str, members: Mapping[str, Addre
     _refuse_used(data_dir)
     state, digest = read_backup(backup, on_progress)
     named = Membership(0, dict(sorted(members.items())))
-    cluster_id = int.from_bytes(blake2b(digest + named.encode(), digest_size=8).digest(), "big") >> 2 | 1
-    return _write_store(data_dir, node, state, named._replace(cluster_id=cluster_id), state.term)
+    origin = digest + named.encode()
+    stores = {member: _id_from(origin + member.encode()) for member in named.voters}
+    return _write_store(data_dir, node, state, named._replace(cluster_id=_id_from(origin), stores=stores), state.term)
+
+
+def _id_from(origin: bytes) -> int:
+    return int.from_bytes(blake2b(origin, digest_size=8).digest(), "big") >> 2 | 1
 
 
 # --- a survivor
@@ -170,7 +177,8 @@ def force_new_cluster(survivor: Survivor, address: Address) -> tuple[Restored, P
         )
     fresh = _fresh(data_dir)
     _remove_leftover(fresh)
-    members = Membership(SystemRandom().getrandbits(62) + 1, {survivor.node: address})
+    cluster_id, stores = SystemRandom().getrandbits(62) + 1, {survivor.node: _new_store_id()}
+    members = Membership(cluster_id, {survivor.node: address}, stores=stores)
     made = _write_store(fresh, survivor.node, survivor.state, members, survivor.term + 1)
     old = next(path for path in _names_beside(data_dir) if not path.exists())
     disk = RealDisk()
@@ -379,7 +387,8 @@ def _empty(data_dir: Path) -> None:
 
 
 def _write_store(data_dir: Path, node: str, state: State, members: Membership, term: int) -> Restored:
-    """A data directory that holds the state and nothing else. term: the latest that the node shall know of."""
+    """A data directory that holds the state and nothing else. members: with the id of this directory; term: the latest
+    that the node shall know of."""
     machine = state.machine
     if machine.last_applied < 1:
         raise StorageError("there is nothing to begin a cluster with: no entry was ever applied")
@@ -392,7 +401,7 @@ def _write_store(data_dir: Path, node: str, state: State, members: Membership, t
             _write_snapshot(snapshots, machine, SnapshotHeader(index, state.term, members.encode()))
         finally:
             snapshots.close()
-        write_ahead_log = WriteAheadLog.open(disk, str(data_dir), node, new_store_id=_new_store_id())
+        write_ahead_log = WriteAheadLog.open(disk, str(data_dir), node, new_store_id=members.stores[node])
         try:
             write_ahead_log.append([], HardState(term, None), (index, state.term))
             write_ahead_log.set_cluster_id(members.cluster_id)

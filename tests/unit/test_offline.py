@@ -120,7 +120,8 @@ class Found:
     def __init__(self, data_dir: Path, node: str = "n1") -> None:
         offline.settle(data_dir)
         log = WriteAheadLog.open(RealDisk(), str(data_dir), node, new_store_id=6)
-        self.cluster_id, self.hard_state, self.base, self.last_index = (
+        self.store_id, self.cluster_id, self.hard_state, self.base, self.last_index = (
+            log.store_id,
             log.cluster_id,
             log.hard_state,
             log.base,
@@ -165,6 +166,28 @@ def test_restore_makes_each_member_of_one_new_cluster(tmp_path: Path, backup: Pa
         assert (found.base, found.last_index) == ((LAST_INDEX + INDEX_JUMP, 2), LAST_INDEX + INDEX_JUMP)
         assert found.hard_state == HardState(2, None)
         assert (one.keys, one.revision) == (30, 98)
+
+
+def test_trap_10_the_members_of_a_restored_cluster_know_one_anothers_data_directories(
+    tmp_path: Path, backup: Path
+) -> None:
+    """Else one that is removed, wiped and added again counts as the voter that an older configuration names."""
+    found = {}
+    for node in MEMBERS:
+        restore(backup, tmp_path / node, node)
+        found[node] = Found(tmp_path / node, node)
+    stores = {node: one.store_id for node, one in found.items()}
+    assert [one.state.members.stores for one in found.values()] == [stores] * len(MEMBERS)
+    assert len({0, *stores.values()}) == 1 + len(MEMBERS)
+
+
+def test_trap_10_and_so_does_a_survivor_its_own(tmp_path: Path) -> None:
+    data_dir = make_node(tmp_path / "n1")
+    force(data_dir)
+    first = Found(data_dir)
+    assert first.state.members.stores == {"n1": first.store_id}
+    force(data_dir)
+    assert Found(data_dir).store_id != first.store_id
 
 
 def test_equal_members_in_another_order_are_the_same_cluster_and_others_are_not(tmp_path: Path, backup: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from zraft.bus.actor import Actor, Context
 from zraft.changes import Changes
 from zraft.messages import (
-    PEER_REPLIES,
+    TO_WHO_ASKED,
     Append,
     Appended,
     Applied,
@@ -440,7 +440,7 @@ class Consensus(Actor):
             return tuple([(peer, 0, pack_peer(message, cache)) for peer, message in messages])
         return tuple(
             [
-                (peer, strangers.get(peer, 0) if type(message) in PEER_REPLIES else 0, pack_peer(message, cache))
+                (peer, strangers.get(peer, 0) if type(message) in TO_WHO_ASKED else 0, pack_peer(message, cache))
                 for peer, message in messages
             ]
         )
@@ -468,6 +468,7 @@ class Consensus(Actor):
         if changes.replies:
             self.replies += changes.replies
             changes.replies.clear()
+        self.refuse(changes.misdirected)
         for address in changes.to_ask:
             self.context.send("transport", FindNode(address))
         changes.to_ask.clear()

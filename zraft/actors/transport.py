@@ -45,6 +45,7 @@ class Transport(Actor):
         # members that this node has not heard of yet. The oldest goes first.
         self.guests: dict[str, str] = {}
         # Where peers are that are heard with another data directory, and so maybe from elsewhere, than the members say.
+        # Answers to them go to both.
         self.elsewhere: dict[str, str] = {}
         self.outbound: dict[tuple[str, int], list[bytes]] = {}  # by (peer, its store id: see Outbound)
         self.inbound: list[tuple[str, int, int, tuple[bytes, ...]]] = []
@@ -106,7 +107,7 @@ class Transport(Actor):
                     continue
             if peer is None:
                 self.welcome(frame.sender, frame.address)
-            elif peer[1] and frame.store_id != peer[1]:
+            elif frame.store_id != peer[1]:
                 self.elsewhere[frame.sender] = frame.address
                 if frame.address != peer[0]:
                     self.welcome(frame.address, frame.address)
@@ -131,8 +132,10 @@ class Transport(Actor):
                     f"{self.node} was lost, remove {self.node} from the cluster and add it again"
                 )
             return "" if frame.receiver_store_id else "it has not asked who this node is"
-        # Of this cluster, but unknown: added by an entry that is not here yet, or removed by one that is not there.
-        return "" if frame.cluster_id == identity.cluster_id else "it is no member of this cluster"
+        # Of this cluster, but unknown: added by an entry that is not here yet, or removed by one that is not there. Who
+        # knows this data directory has that from the log of this cluster, whose id may not be certain here yet.
+        is_ours = frame.cluster_id == identity.cluster_id or frame.receiver_store_id == identity.store_id
+        return "" if is_ours else "it is no member of this cluster"
 
     def refuse(self, sender: str, why: str) -> None:
         """Drop and count; say each reason once."""
@@ -191,13 +194,18 @@ class Transport(Actor):
                 self.send(peer, store_id, [body])
             return
         identity = self.identity
+        if not identity.store_id:  # this node does not know itself yet: see receive_frames
+            self.counts["peer_dropped_out"] += 1
+            return
         elsewhere = self.elsewhere.get(peer) if store_id else None
-        link = elsewhere if elsewhere in self.guests else peer
         store_id = store_id or identity.peers.get(peer, ("", 0))[1]
         frame = PeerFrame(
             identity.cluster_id, self.node, identity.store_id, self.own.peer, peer, store_id, tuple(bodies)
         )
-        sent = self.port.send(link, pack_peer_frame(frame))
+        data = pack_peer_frame(frame)
+        sent = self.port.send(peer, data)
+        if elsewhere in self.guests:  # which may lead nowhere from here: the config says how such a node is reached
+            sent = self.port.send(elsewhere, data) or sent
         self.counts["peer_frames_out" if sent else "peer_dropped_out"] += 1
 
     def status(self) -> dict[str, Any]:

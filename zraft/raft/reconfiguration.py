@@ -104,9 +104,11 @@ class Reconfiguration(Elections):
     # --- who was removed
 
     def tell_if_removed(self, candidate: str, request: RequestVote) -> bool:
-        """Whether a candidate is no member by what is committed, and cannot know it: then it is told."""
-        index = self.config_index
-        if candidate in self.membership.members or not 0 < index <= self.commit_index:
+        """Whether a candidate is no member by what is committed, and cannot know it: then it is told. So is the former
+        life of a member, which may come back from where nobody wiped it."""
+        index, membership = self.config_index, self.membership
+        is_member = candidate in membership.members and membership.is_store(candidate, self.strangers.get(candidate, 0))
+        if is_member or not 0 < index <= self.commit_index:
             return False
         term = self.log.term(index)
         knows = (request.last_log_term, request.last_log_index) >= (term, index)

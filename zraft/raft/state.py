@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from zraft.enums import direct_members
 from zraft.errors import NodeMustStop
-from zraft.messages import PEER_REPLIES, Entry, EntryKind, InstallSnapshot
+from zraft.messages import TO_WHO_ASKED, Entry, EntryKind, InstallSnapshot
 from zraft.raft.log import RaftLog
 from zraft.raft.membership import Membership
 from zraft.raft.progress import Progress
@@ -109,7 +109,7 @@ class Output:
 
 def is_reply_to(peer: str, message: tuple[str, Any]) -> bool:
     """Whether this (receiver, message) answers that peer."""
-    return message[0] == peer and type(message[1]) in PEER_REPLIES
+    return message[0] == peer and type(message[1]) in TO_WHO_ASKED
 
 
 NOTHING = Output()

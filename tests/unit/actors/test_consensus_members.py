@@ -20,6 +20,7 @@ from zraft.messages import (
     Heartbeat,
     Identity,
     NodeFound,
+    Removed,
     RequestVote,
     SaveClusterId,
     TransferLeadership,
@@ -152,6 +153,13 @@ def test_a_leader_that_is_deposed_says_what_it_knows() -> None:
     assert scene.replies() == [(1, UNKNOWN, b"")]
 
 
+def test_and_sends_them_to_where_the_leader_is_reached_from_here() -> None:
+    scene = adding(Scene().lead())
+    scene.actor.overrides = {"n2": Address("proxy c", "proxy p")}
+    depose(scene)
+    assert scene.replies() == [(1, NOT_LEADER, b"proxy c")]
+
+
 def test_a_new_frontend_waits_for_nothing_and_is_told_the_endpoints() -> None:
     scene = adding(Scene().lead())
     scene.restarted("frontend")
@@ -229,8 +237,8 @@ def test_answers_go_to_the_data_directory_that_asked_and_questions_to_the_member
     scene = Scene(recovered=stored(5))
     scene.raft.strangers["n2"] = 99
     answer, question = VoteReply(5, False, False), RequestVote(5, 1, 1, True, False)
-    packed = scene.actor.packed([("n2", answer), ("n2", question), ("n3", answer)])
-    assert [(peer, store_id) for peer, store_id, _ in packed] == [("n2", 99), ("n2", 0), ("n3", 0)]
+    packed = scene.actor.packed([("n2", answer), ("n2", Removed(4, 3)), ("n2", question), ("n3", answer)])
+    assert [(peer, store_id) for peer, store_id, _ in packed] == [("n2", 99), ("n2", 99), ("n2", 0), ("n3", 0)]
 
 
 def test_the_link_to_a_leader_that_leaves_stays_until_that_is_committed() -> None:

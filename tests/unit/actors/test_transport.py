@@ -141,6 +141,16 @@ def test_a_new_life_takes_nothing_before_it_knows_who_it_is() -> None:
     assert scene.frames(frame(b"b")) == [("consensus", Inbound((inbound(b"b"),)))]
 
 
+def test_nor_does_it_say_anything_before() -> None:
+    """Replies that waited for the disk may come first. Without the data directory that they come from they would count
+    for any, also, if they are late, for one that is there no more (trap 10)."""
+    scene = Scene(cluster_id=-1)
+    scene.say(Outbound((("n2", 0, b"a"),)))
+    assert scene.port.sent == [] and scene.actor.status()["peer_dropped_out"] == 1
+    scene.say(Identity(CLUSTER, STORE, False, PEERS), Outbound((("n2", 0, b"b"),)))
+    assert [unpack_peer_frame(data).store_id for _, data in scene.port.sent] == [STORE]
+
+
 def test_surplus_parts_count_as_dropped() -> None:
     scene = Scene()
     scene.port.surplus_parts = 4
@@ -159,6 +169,17 @@ def test_one_of_this_cluster_is_heard_and_answered_though_this_node_does_not_kno
     assert unpack_peer_frame(scene.port.sent[-1][1]).receiver == "n7"
     scene.say(Identity(CLUSTER, STORE, False, {**PEERS, "n7": ("tcp://elsewhere", 5)}))
     assert scene.port.peers == {**ADDRESSES, "n7": "tcp://elsewhere"}, "as the members say, from then on"
+
+
+def test_so_is_one_who_knows_this_data_directory_before_this_node_knows_its_cluster() -> None:
+    """A founder that was away since the first election: all who lead may have been added meanwhile."""
+    scene = Scene(cluster_id=0)
+    assert scene.frames(frame(b"a", sender="n7", meant=STORE)) == [
+        ("consensus", Inbound((inbound(b"a", sender="n7", meant=STORE),)))
+    ]
+    scene.say(Outbound((("n7", 22, b"b"),)))
+    assert sent_to(scene) == [("n7", 22, (b"b",))]
+    assert scene.frames(frame(b"a", sender="n8"), frame(b"a", sender="n8", meant=STORE + 1)) == []
 
 
 def test_who_becomes_a_member_has_one_link_and_when_he_leaves_none() -> None:
@@ -201,10 +222,19 @@ def test_what_is_meant_for_another_data_directory_goes_where_that_was_heard() ->
     assert scene.frames(again) == [("consensus", Inbound((("n2", 99, STORE, (b"a",)),)))]
     scene.say(Outbound((("n2", 99, b"answer"), ("n2", 0, b"question"), ("n3", 0, b"question"))))
     asked = [("n2", 22, (b"question",)), ("n3", 0, (b"question",))]
-    assert sent_to(scene) == [("tcp://moved", 99, (b"answer",)), *asked]
+    answered = [("n2", 99, (b"answer",)), ("tcp://moved", 99, (b"answer",))]
+    assert sent_to(scene) == [*answered, *asked], "there too where it is known: the config may say how to reach it"
     assert scene.port.peers == {**ADDRESSES, "tcp://moved": "tcp://moved"}
     scene.say(Identity(CLUSTER, STORE, False, {**PEERS, "n2": ("tcp://moved", 99)}), Outbound((("n2", 0, b"b"),)))
     assert sent_to(scene) == [("n2", 99, (b"b",))], "known as it is"
+
+
+def test_so_does_it_where_no_data_directory_was_known() -> None:
+    """As by a founder that has no log yet: n3 was added again, elsewhere."""
+    scene = Scene()
+    scene.frames(pack_peer_frame(PeerFrame(CLUSTER, "n3", 99, "tcp://moved", "n1", STORE, (b"a",))))
+    scene.say(Outbound((("n3", 99, b"answer"),)))
+    assert sent_to(scene) == [("n3", 99, (b"answer",)), ("tcp://moved", 99, (b"answer",))]
 
 
 @pytest.mark.parametrize("lost", ["it does not say where it is", "it is back where it was", "others pushed it out"])

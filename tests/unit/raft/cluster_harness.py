@@ -16,7 +16,7 @@ from cluster_invariants import Invariants
 from model_disk import CompactLog, LogRead, ModelDisk, ReadPiece, SaveSnapshot, Snapshot, StorePiece
 
 from zraft.errors import NodeMustStop
-from zraft.messages import PEER_REPLIES, Entry, EntryKind
+from zraft.messages import TO_WHO_ASKED, Entry, EntryKind
 from zraft.raft import Address, Durable, Membership, Output, Raft, Role, Settings, Write
 
 SETTINGS = Settings(election_timeout_ms=(150, 300), heartbeat_ms=50, snapshot_keep=0)
@@ -168,7 +168,7 @@ class Cluster:
         for peer, message in messages:
             configs = [config for config in node.raft.configs_in_doubt() if peer in config.members]
             meant_for = configs[-1].stores.get(peer, 0) if configs else 0  # as consensus tells transport
-            if type(message) in PEER_REPLIES:
+            if type(message) in TO_WHO_ASKED:
                 meant_for = node.raft.strangers.get(peer, meant_for)
             packet = Packet(node.id, peer, message, node.store_id, meant_for)
             if self.invariants:

@@ -6,7 +6,7 @@ import pytest
 from cluster_harness import Cluster, Packet
 from membership_scenes import STORES, add, ask, change_to, led, members, remove, until
 
-from zraft.messages import AppendEntries, EntryKind, Heartbeat, HeartbeatReply, RequestVote, VoteReply
+from zraft.messages import AppendEntries, EntryKind, Heartbeat, HeartbeatReply, Removed, RequestVote, VoteReply
 from zraft.raft import Membership, Role
 from zraft.raft.change import ChangeRefused
 
@@ -73,6 +73,39 @@ def test_trap_10_nor_what_could_have_left_at_once() -> None:
     raft.step("n2", late, STORES["n2"])
     raft.step("n2", late, 222)
     assert [type(message) for _, message in raft.take_output().messages] == [VoteReply]
+
+
+def test_trap_13_a_former_life_that_comes_back_is_told_though_its_name_is_a_members() -> None:
+    """n2 was replaced under its name while its machine was away; that is on again, and knows of nothing."""
+    cluster = led()
+    log = cluster["n2"].raft.log
+    last = (log.last_index, log.last_term)
+    ask(cluster, remove("n2"))
+    until(cluster, "n1", "n3")
+    cluster.join("n2", 222)
+    ask(cluster, add("n2"), {"n2": 222})
+    until(cluster, "n1", "n2", "n3")
+    for store in (STORES["n2"], 222):
+        said = len(cluster.sent)
+        cluster.deliver(Packet("n2", "n1", RequestVote(cluster["n1"].raft.current_term + 1, *last, True, False), store))
+        told = [packet.meant_for for packet in cluster.sent[said:] if type(packet.message) is Removed]
+        assert told == ([store] if store == STORES["n2"] else [])
+
+
+def test_trap_13_nobody_tells_a_present_life_whose_addition_is_not_here_yet() -> None:
+    cluster = led(5)
+    cluster.isolate("n5")
+    ask(cluster, remove("n2"))
+    until(cluster, "n1", "n3", "n4", "n5")
+    cluster.join("n2", 222)
+    cluster.isolate("n5")
+    ask(cluster, add("n2"), {"n2": 222})
+    until(cluster, "n1", "n2", "n3", "n4", "n5")
+    log, said = cluster["n2"].raft.log, len(cluster.sent)
+    assert members(cluster["n5"]).stores["n2"] == STORES["n2"]
+    cluster.heal()
+    cluster.deliver(Packet("n2", "n5", RequestVote(9, log.last_index, log.last_term, True, False), 222))
+    assert not [packet for packet in cluster.sent[said:] if type(packet.message) is Removed]
 
 
 def test_a_change_after_which_too_few_would_answer_is_refused() -> None:
