@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 from cluster_harness import Cluster, Node, Packet
-from test_reconfiguration import STORES, add, ask, change_to, remove
+from membership_scenes import STORES, add, ask, change_to, remove
 
 from zraft.messages import EntryKind
 from zraft.raft import Membership, Raft
