@@ -88,7 +88,9 @@ class StateMachine:
         of `data` raises: what is wrong with a command is its result. Raises `ImpossibleState` if `index` does not
         follow `last_applied`.
         """
-        now_ms = self._next(index, time_ms)
+        if index != self.last_applied + 1:
+            raise impossible("an entry applied out of order", index=index, last_applied=self.last_applied)
+        now_ms = time_ms if time_ms > self.log_time_ms else self.log_time_ms
         try:
             session_id, number, acknowledged, op, arguments = decode_command(data)
         except CodecError as error:
@@ -124,7 +126,9 @@ class StateMachine:
 
     def skip(self, index: int, time_ms: int) -> None:
         """Pass over a committed entry that is no command, such as a leader's no-op; its time counts all the same."""
-        self._advance(index, self._next(index, time_ms))
+        if index != self.last_applied + 1:
+            raise impossible("an entry skipped out of order", index=index, last_applied=self.last_applied)
+        self._advance(index, max(self.log_time_ms, time_ms))
 
     def jump(self, index: int) -> None:
         """Go on after entry `index`, with the present state: it begins another log, whose entries are counted from
@@ -168,11 +172,6 @@ class StateMachine:
             self._sessions.discard(count - freed)
         return bool(self._store or self._sessions)
 
-    def _next(self, index: int, time_ms: int) -> int:
-        if index != self.last_applied + 1:
-            raise impossible("an entry applied out of order", index=index, last_applied=self.last_applied)
-        return time_ms if time_ms > self.log_time_ms else self.log_time_ms
-
     def _advance(self, index: int, now_ms: int) -> None:
         self._sessions.expire(now_ms)
         self.log_time_ms = now_ms
@@ -197,12 +196,12 @@ class StateMachine:
         """The result of a command, and what it changes if it changes anything. Touches nothing."""
         try:
             check_arguments(op, arguments)
+            store = self._store
             if op == _SET:
-                change: Change | None = self._store.plan_set(*arguments)
-                return encode_result(_OK, self._store.revision + 1), change
-            change = self._store.plan_delete(*arguments) if op == _DELETE else self._store.plan_cas(*arguments)
+                return encode_result(_OK, store.revision + 1), store.plan_set(*arguments)
+            change = store.plan_delete(*arguments) if op == _DELETE else store.plan_cas(*arguments)
             done = change is not None
-            return encode_result(_OK, done, self._store.revision + done), change
+            return encode_result(_OK, done, store.revision + done), change
         except CodecError as error:
             return encode_result(ResultCode.BAD_COMMAND, str(error)), None
         except MemoryError:

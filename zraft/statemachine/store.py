@@ -60,9 +60,11 @@ class Store:
         """The change that gives `key` this value; an equal value is a change like any other."""
         old = self._records.get(key)
         revision = self.revision + 1
-        create_revision, version = (revision, 1) if old is None else (old[1], old[3] + 1)
-        digest = _digest(key, value, create_revision, revision, version)
-        return key, (value, create_revision, revision, version, digest)
+        if old is None:
+            create_revision, version = revision, 1
+        else:
+            create_revision, version = old[1], old[3] + 1
+        return key, (value, create_revision, revision, version, _digest(key, value, create_revision, revision, version))
 
     def plan_delete(self, key: bytes) -> Change | None:
         """The change that removes `key`; None if it is absent: nothing to do, and no new revision."""
