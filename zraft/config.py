@@ -22,10 +22,9 @@ import yaml
 from zraft.errors import ConfigError
 
 DEFAULT_THREADS: tuple[tuple[str, ...], ...] = (
-    ("frontend", "transport", "consensus", "election_timer"),
+    ("frontend", "transport", "consensus", "applier", "election_timer"),
     ("log_writer",),
     ("snapshot_writer",),
-    ("applier",),
     ("json_gateway",),
 )
 """Which actors share a thread unless the file says otherwise."""

@@ -272,7 +272,8 @@ class Node:
             host.run()
         except BaseException as error:  # a bug in the host itself; its sockets are intact
             log.exception("thread %s", host.name)
-            host.tell_supervisor(HostDied(host.name, f"{type(error).__name__}: {error}"))
+            died = HostDied(host.name, f"{type(error).__name__}: {error}")
+            host.push_at_once("supervisor", pack_bus(host.name, 1, 1, died))
 
     # --- the whole
 
@@ -296,7 +297,7 @@ class Node:
 
     def stop(self, reason: str) -> None:
         """Ask for a clean end. Called in the main thread (where the main host's sockets live)."""
-        self.main.push("supervisor", pack_bus("main", 1, 1, StopRequest(reason)))
+        self.main.push_at_once("supervisor", pack_bus("main", 1, 1, StopRequest(reason)))
 
 
 def run(config: Config, log_level: str = "info") -> int:

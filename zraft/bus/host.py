@@ -1,5 +1,8 @@
 """A thread that hosts one or several actors: owns their mailboxes and ports, runs them in batches, and survives them.
 
+Frames between threads go over inproc sockets. Two actors of one host hand the same frames over in a queue, which spares
+a system call and a look at every socket for each; whose neighbours those are, no actor can tell.
+
 The mailbox belongs to the host, not to the actor: connected inproc peers do not come back when the bound side closes,
 and a new PUSH's messages can overtake an older one's, so a restart replaces the actor object and keeps every socket.
 Correctness does not rest on emptying a mailbox but on incarnations: a message is delivered only if its sender's
@@ -9,14 +12,17 @@ present life sent it to the receiver's present life.
 from __future__ import annotations
 
 import logging
+import select
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from random import Random
 from typing import Any, NamedTuple
 
 import zmq
+from zmq import zmq_poll
 
 from zraft.bus.actor import Actor, ActorKilled
 from zraft.bus.ports import Port
@@ -33,6 +39,9 @@ from zraft.messages import (
 from zraft.wire import pack_bus, unpack_bus
 
 MAX_BATCH = 256  # messages, or frames, that an actor handles before it sends
+MAX_HAND_OVERS = (
+    8  # in a row before the sockets are looked at; from a peer's frame to a client's answer there are three
+)
 IDLE_POLL_MS = 1000
 FATAL_ERRORS = (NodeMustStop, StorageError, OSError, zmq.ZMQError)  # an I/O error is no actor death
 
@@ -82,16 +91,26 @@ class HostedContext:
         return time.monotonic_ns() // 1_000_000
 
 
+def _has_more(socket: zmq.Socket[bytes]) -> bool:
+    """Whether something can be received. Cheaper than running into zmq.Again."""
+    return bool(zmq_poll([(socket, zmq.POLLIN)], 0))
+
+
+def _descriptor(socket: Any) -> int:
+    """Of a ZeroMQ socket, or of what is one itself."""
+    return socket if type(socket) is int else socket.get(zmq.FD)
+
+
 class Slot:
     """The place of one actor in its host: the mailbox stays, lives come and go."""
 
     def __init__(self, spec: ActorSpec, mailbox: zmq.Socket[bytes]) -> None:
         self.spec = spec
         self.mailbox = mailbox
-        self.more = zmq.Poller()  # asking a poller is cheaper than running into zmq.Again
-        self.more.register(mailbox, zmq.POLLIN)
+        self.queue: deque[bytes] = deque()  # from actors of the same host
         self.received = 0
-        self.sockets: list[Any] = []  # that are listened to while the actor lives
+        self.descriptors: list[int] = []  # that are listened to while the actor lives
+        self.port_sockets: dict[int, zmq.Socket[bytes]] = {}  # those of ZeroMQ's among them, but for the mailbox
         self.actor: Actor | None = None
         self.context: HostedContext | None = None
 
@@ -114,9 +133,17 @@ class Host:
         self._pushes: dict[str, zmq.Socket[bytes]] = {}
         self._control = self._bind(name)
         self.slots = {spec.name: Slot(spec, self._bind(spec.name)) for spec in specs}
-        self._poller = zmq.Poller()
-        self._poller.register(self._control, zmq.POLLIN)
-        self._readers: dict[Any, Callable[[], None]] = {self._control: self._on_control}
+        self._outgoing: list[tuple[zmq.Socket[bytes], bytes]] = []
+        self._handed_over: dict[Slot, None] = {}  # whose queues hold something
+        # A descriptor of ZeroMQ's tells once that a socket should be looked at, and not again before that was done
+        # (and it counts as done by a send, too). Waiting on descriptors costs one system call, zmq.Poller four for
+        # each socket.
+        self._poller = select.poll()
+        self._readers: dict[int, Callable[[], None]] = {}
+        self._unread: dict[int, int] = {}  # descriptors of sockets that may hold more
+        control = _descriptor(self._control)
+        self._poller.register(control, select.POLLIN)
+        self._readers[control] = self._on_control
 
     def _bind(self, name: str) -> zmq.Socket[bytes]:
         mailbox = self._context.socket(zmq.PULL)
@@ -128,7 +155,23 @@ class Host:
     # --- sending
 
     def push(self, to: str, frame: bytes) -> None:
-        """Queue a frame in a mailbox. One PUSH for each destination and host, for all lives: order is kept."""
+        """Queue a frame for an actor, or another host. What is for another thread leaves before this one waits: woken
+        any earlier, it would contend for Python's lock with this one, which has frames for the network to send yet."""
+        slot = self.slots.get(to)
+        if slot is None:
+            self._outgoing.append((self._socket_to(to), frame))
+        else:
+            slot.queue.append(frame)
+            self._handed_over[slot] = None
+        self.sent[to] = self.sent.get(to, 0) + 1
+
+    def push_at_once(self, to: str, frame: bytes) -> None:
+        """The same, where this host is not running, or interrupted by a signal."""
+        self.sent[to] = self.sent.get(to, 0) + 1
+        self._socket_to(to).send(frame, zmq.NOBLOCK)
+
+    def _socket_to(self, to: str) -> zmq.Socket[bytes]:
+        """One PUSH for each destination and host, for all lives: order is kept."""
         socket = self._pushes.get(to)
         if socket is None:
             socket = self._context.socket(zmq.PUSH)
@@ -136,9 +179,12 @@ class Host:
             socket.setsockopt(zmq.LINGER, 0)
             socket.connect(mailbox_address(self.node, to))
             self._pushes[to] = socket
-            self.sent[to] = 0
-        self.sent[to] += 1
-        socket.send(frame, zmq.NOBLOCK)
+        return socket
+
+    def _flush(self) -> None:
+        outgoing, self._outgoing = self._outgoing, []
+        for socket, frame in outgoing:
+            socket.send(frame, zmq.NOBLOCK)
 
     def tell_supervisor(self, message: Any) -> None:
         """The supervisor has one life, as long as the node."""
@@ -152,28 +198,51 @@ class Host:
         for slot in self.slots.values():
             if slot.actor is not None:
                 self._died(slot, RuntimeError(f"thread {self.name} ended"))
+        self._unread[_descriptor(self._control)] = select.POLLIN
         while not self.stopped:
-            for socket, _ in self._poller.poll(self._poll_timeout_ms()):
-                reader = self._readers.get(socket)  # None: its actor died in this very round
+            self._flush()
+            for descriptor in self._wait():
+                reader = self._readers.get(descriptor)  # None: its actor died in this very round
                 if reader is not None:
                     reader()
             self._wake_up()
+            for _ in range(MAX_HAND_OVERS):
+                if not self._handed_over:
+                    break
+                self._hand_over()
+        self._flush()
+
+    def _wait(self) -> Iterable[int]:
+        """Which sockets to look at; waits if there is nothing to do."""
+        busy = self._unread or self._handed_over
+        ready = dict(self._poller.poll(0 if busy else self._poll_timeout_ms()))  # control before all others
+        ready |= self._unread
+        self._unread = {}
+        return ready
 
     def _poll_timeout_ms(self) -> int:
-        due = [s.actor.wakeup_ms for s in self.slots.values() if s.actor is not None and s.actor.wakeup_ms is not None]
-        if not due:
+        due_ms = None
+        for slot in self.slots.values():
+            if slot.actor is not None and slot.actor.wakeup_ms is not None:
+                due_ms = slot.actor.wakeup_ms if due_ms is None else min(due_ms, slot.actor.wakeup_ms)
+        if due_ms is None:
             return IDLE_POLL_MS
-        return min(IDLE_POLL_MS, max(0, min(due) - time.monotonic_ns() // 1_000_000))
+        return min(IDLE_POLL_MS, max(0, due_ms - time.monotonic_ns() // 1_000_000))
 
     def _wake_up(self) -> None:
+        now_ms = time.monotonic_ns() // 1_000_000
         for slot in self.slots.values():
             actor = slot.actor
-            if actor is None or actor.wakeup_ms is None:
-                continue
-            now_ms = time.monotonic_ns() // 1_000_000
-            if now_ms >= actor.wakeup_ms:
+            if actor is not None and actor.wakeup_ms is not None and now_ms >= actor.wakeup_ms:
                 actor.wakeup_ms = None
                 self._guard(slot, partial(actor.on_wakeup, now_ms))
+
+    def _hand_over(self) -> None:
+        """Run the actors that others of this host have sent something to."""
+        slots, self._handed_over = self._handed_over, {}
+        for slot in slots:
+            if slot.actor is not None:  # else its next life is given it
+                self._guard(slot, partial(self._read_queue, slot))
 
     def _guard(self, slot: Slot, handle: Callable[[], None]) -> None:
         """Run one batch of an actor's; whatever it raises ends that actor only."""
@@ -183,27 +252,40 @@ class Host:
             slot.actor.end_batch()
         except (Exception, ActorKilled) as error:
             self._died(slot, error)
+        for descriptor, socket in slot.port_sockets.items():
+            if _has_more(socket):
+                self._unread[descriptor] = select.POLLIN
 
     def _read_mailbox(self, slot: Slot) -> None:
+        mailbox = slot.mailbox
+        for _ in range(MAX_BATCH):
+            if not _has_more(mailbox):
+                return
+            self._deliver(slot, mailbox.recv(zmq.NOBLOCK))
+        self._unread[slot.descriptors[0]] = select.POLLIN
+
+    def _read_queue(self, slot: Slot) -> None:
+        queue = slot.queue
+        for _ in range(min(len(queue), MAX_BATCH)):
+            self._deliver(slot, queue.popleft())
+        if queue:
+            self._handed_over[slot] = None
+
+    def _deliver(self, slot: Slot, frame: bytes) -> None:
         actor, context = slot.actor, slot.context
         assert actor is not None and context is not None
-        mailbox, more = slot.mailbox, slot.more
-        for _ in range(MAX_BATCH):
-            frame = mailbox.recv()  # does not block: something was announced
-            slot.received += 1
-            context.boundary()
-            sender, incarnation, to_incarnation, message = unpack_bus(frame)
-            known = context.neighbours.get(sender, 0)
-            if to_incarnation != context.incarnation or incarnation < known:
-                context.dropped += 1
-            elif type(message) is ActorRestarted:
-                self._neighbour_lives(slot, message.actor, message.incarnation)
-            else:
-                if incarnation > known:
-                    self._neighbour_lives(slot, sender, incarnation)
-                actor.receive(sender, message)
-            if not more.poll(0):
-                break
+        slot.received += 1
+        context.boundary()
+        sender, incarnation, to_incarnation, message = unpack_bus(frame)
+        known = context.neighbours.get(sender, 0)
+        if to_incarnation != context.incarnation or incarnation < known:
+            context.dropped += 1
+        elif type(message) is ActorRestarted:
+            self._neighbour_lives(slot, message.actor, message.incarnation)
+        else:
+            if incarnation > known:
+                self._neighbour_lives(slot, sender, incarnation)
+            actor.receive(sender, message)
 
     def _neighbour_lives(self, slot: Slot, name: str, incarnation: int) -> None:
         """Learn of a neighbour's new life, from the supervisor or from itself, whichever comes first."""
@@ -224,7 +306,10 @@ class Host:
     # --- lives
 
     def _on_control(self) -> None:
-        _, _, _, message = unpack_bus(self._control.recv())
+        while _has_more(self._control):
+            self._obey(unpack_bus(self._control.recv(zmq.NOBLOCK))[3])
+
+    def _obey(self, message: Any) -> None:
         if type(message) is StartActor:
             self._start(self.slots[message.actor], message)
         elif type(message) is KillActor:
@@ -245,22 +330,29 @@ class Host:
             self._died(slot, error)
             return
         self._listen(slot, partial(self._read_mailbox, slot), slot.mailbox)
+        if slot.queue:
+            self._handed_over[slot] = None
         for name, port in slot.spec.ports.items():
             read = partial(self._read_port, slot, name, port)
             port.watch(partial(self._listen, slot, read))
         self.tell_supervisor(ActorStarted(slot.spec.name, message.incarnation))
 
     def _listen(self, slot: Slot, read: Callable[[], None], socket: Any) -> None:
-        self._poller.register(socket, zmq.POLLIN)
-        self._readers[socket] = partial(self._guard, slot, read)
-        slot.sockets.append(socket)
+        descriptor = _descriptor(socket)
+        if type(socket) is not int and socket is not slot.mailbox:
+            slot.port_sockets[descriptor] = socket
+        self._poller.register(descriptor, select.POLLIN)
+        self._readers[descriptor] = partial(self._guard, slot, read)
+        self._unread[descriptor] = select.POLLIN  # what was told before is not told again
+        slot.descriptors.append(descriptor)
 
     def _died(self, slot: Slot, error: BaseException) -> None:
         assert slot.context is not None
-        for socket in slot.sockets:
-            self._poller.unregister(socket)
-            del self._readers[socket]
-        slot.sockets.clear()
+        for descriptor in slot.descriptors:
+            self._poller.unregister(descriptor)
+            del self._readers[descriptor]
+        slot.descriptors.clear()
+        slot.port_sockets.clear()
         killed = isinstance(error, ActorKilled)
         fatal = isinstance(error, FATAL_ERRORS)
         reason = "killed on request" if killed else str(error) if fatal else f"{type(error).__name__}: {error}"

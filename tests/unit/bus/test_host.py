@@ -133,7 +133,7 @@ class Bench:
         try:
             self.host.run()
         except BaseException as error:
-            self.host.tell_supervisor(HostDied("h", type(error).__name__))
+            self.host.push_at_once("supervisor", pack_bus("h", 1, 1, HostDied("h", type(error).__name__)))
 
     def control(self, message: Any) -> None:
         self.pushes["h"].send(pack_bus("supervisor", 1, 1, message))
