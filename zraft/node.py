@@ -316,7 +316,7 @@ def run(config: Config, log_level: str = "info") -> int:
     # A full collection looks at every entry and key in memory, with all threads stopped: 150 ms for 100,000 objects on
     # a busy machine, longer than a heartbeat. What dies here dies by reference counting; cycles are rare and young.
     gc.freeze()
-    gc.set_threshold(*gc.get_threshold()[:2], 1_000_000_000)
+    gc.set_threshold(10_000, 10, 1_000_000_000)
 
     def on_signal(number: int, frame: Any) -> None:
         node.stop(signal.Signals(number).name)

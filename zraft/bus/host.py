@@ -238,11 +238,22 @@ class Host:
                 self._guard(slot, partial(actor.on_wakeup, now_ms))
 
     def _hand_over(self) -> None:
-        """Run the actors that others of this host have sent something to."""
+        """Run the actors that others of this host have sent something to: first those that send to the network, then,
+        when other threads have what they wait for, the rest."""
         slots, self._handed_over = self._handed_over, {}
+        later = []
         for slot in slots:
-            if slot.actor is not None:  # else its next life is given it
-                self._guard(slot, partial(self._read_queue, slot))
+            if slot.spec.ports:
+                self._run_queue(slot)
+            else:
+                later.append(slot)
+        self._flush()
+        for slot in later:
+            self._run_queue(slot)
+
+    def _run_queue(self, slot: Slot) -> None:
+        if slot.actor is not None:  # else its next life is given it
+            self._guard(slot, partial(self._read_queue, slot))
 
     def _guard(self, slot: Slot, handle: Callable[[], None]) -> None:
         """Run one batch of an actor's; whatever it raises ends that actor only."""
