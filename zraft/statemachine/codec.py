@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -40,7 +41,11 @@ _MAX_REQUEST_FIELDS = 16
 _MAX_INTEGER = (1 << 64) - 1
 
 Packer = msgpack.Packer  # one for each value, as `msgpack.packb` does it, without its detour
-unpackb = msgpack.unpackb
+# No request has maps, and a short array of scalars is all there is: without these limits a few bytes of nested array
+# headers would have msgpack allocate gigabytes.
+unpack_fields = partial(
+    msgpack.unpackb, use_list=False, max_array_len=_MAX_REQUEST_FIELDS, max_map_len=0, max_ext_len=0
+)
 
 Arguments = tuple[Any, ...]
 Entry = tuple[bytes, bytes, int, int, int]
@@ -318,10 +323,8 @@ def _check_count(name: str, arguments: Arguments, count: int, expected: str) -> 
 
 
 def _unpack_request(data: bytes, what: str) -> tuple[Any, ...]:
-    # No request has maps, and a short array of scalars is all there is: without these limits a few bytes of nested
-    # array headers would have msgpack allocate gigabytes.
     try:
-        fields = unpackb(data, use_list=False, max_array_len=_MAX_REQUEST_FIELDS, max_map_len=0, max_ext_len=0)
+        fields = unpack_fields(data)
     except Exception as error:  # msgpack has no common base for what damaged bytes raise
         raise CodecError(f"not a {what}: {_reason(error)}") from error
     if type(fields) is not tuple:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from zraft.errors import impossible
 from zraft.statemachine.codec import (
+    MAX_KEY_BYTES,
+    MAX_VALUE_BYTES,
     Arguments,
     CodecError,
     Op,
@@ -17,6 +19,7 @@ from zraft.statemachine.codec import (
     decode_command,
     decode_query,
     encode_result,
+    unpack_fields,
 )
 from zraft.statemachine.frozen import FrozenState, hash_state
 from zraft.statemachine.sessions import MAX_UNANSWERED, Session, Sessions
@@ -91,6 +94,41 @@ class StateMachine:
         if index != self.last_applied + 1:
             raise impossible("an entry applied out of order", index=index, last_applied=self.last_applied)
         now_ms = time_ms if time_ms > self.log_time_ms else self.log_time_ms
+        # Nearly every entry is a set that is right, and the first copy of it. For that one, this does what the rest
+        # does for all, in a quarter less time: half of what a busy node does is done here.
+        try:
+            session_id, number, acknowledged, op, key, value = unpack_fields(data)
+        except (ValueError, TypeError):
+            return self._apply_any(index, now_ms, data)
+        if not (
+            op == _SET
+            and type(session_id) is type(number) is type(acknowledged) is type(op) is int
+            and 0 <= acknowledged < number
+            and type(key) is type(value) is bytes
+            and len(key) <= MAX_KEY_BYTES
+            and len(value) <= MAX_VALUE_BYTES
+        ):
+            return self._apply_any(index, now_ms, data)
+        sessions, store = self._sessions, self._store
+        session = sessions.expecting(session_id, number, now_ms)
+        if session is None:
+            return self._apply_any(index, now_ms, data)
+        try:
+            answer = encode_result(_OK, store.revision + 1)
+            change = store.plan_set(key, value)
+        except Exception:  # it will come again, and is told there what it means
+            return self._apply_any(index, now_ms, data)
+        # From here on nothing is computed any more, only assigned.
+        store.commit(change)
+        sessions.use(session, index, now_ms, acknowledged)
+        session.answers[number] = answer
+        if now_ms >= sessions.none_expires_before_ms:
+            sessions.expire(now_ms)
+        self.log_time_ms = now_ms
+        self.last_applied = index
+        return answer
+
+    def _apply_any(self, index: int, now_ms: int, data: bytes) -> bytes:
         try:
             session_id, number, acknowledged, op, arguments = decode_command(data)
         except CodecError as error:

@@ -103,7 +103,7 @@ class Sessions:
         self._by_use: OrderedDict[int, Session] = OrderedDict()
         # No session can expire before this log time. A bound and not the exact time, so that the common case of
         # `expire` is one comparison: using the oldest session moves its expiry up, never down.
-        self._none_expires_before_ms = 0
+        self.none_expires_before_ms = 0
         self._frozen: FrozenSessions | None = None
 
     def __len__(self) -> int:
@@ -120,6 +120,20 @@ class Sessions:
         if session is None or session.last_used_ms + SESSION_TIMEOUT_MS <= now_ms:
             return None
         return session
+
+    def expecting(self, session_id: int, number: int, now_ms: int) -> Session | None:
+        """The session, if it is open and may keep an answer to command `number`, which it has none to and still needs
+        one; else None, and the other methods tell why."""
+        session = self._by_use.get(session_id)
+        if (
+            session is not None
+            and session.last_used_ms + SESSION_TIMEOUT_MS > now_ms
+            and number > session.acknowledged
+            and number not in session.answers
+            and len(session.answers) < MAX_UNANSWERED
+        ):
+            return session
+        return None
 
     def open(self, session_id: int, now_ms: int) -> None:
         """Open a session; if there are `MAX_SESSIONS` already, the least recently used one ends."""
@@ -142,13 +156,13 @@ class Sessions:
 
     def expire(self, now_ms: int) -> None:
         """End every session that no entry has named for `SESSION_TIMEOUT_MS` up to the log time `now_ms`."""
-        if now_ms < self._none_expires_before_ms:
+        if now_ms < self.none_expires_before_ms:
             return
         by_use = self._by_use
         while by_use and next(iter(by_use.values())).last_used_ms + SESSION_TIMEOUT_MS <= now_ms:
             self._end_oldest()
         oldest_ms = next(iter(by_use.values())).last_used_ms if by_use else now_ms
-        self._none_expires_before_ms = oldest_ms + SESSION_TIMEOUT_MS
+        self.none_expires_before_ms = oldest_ms + SESSION_TIMEOUT_MS
 
     def freeze(self) -> FrozenSessions:
         """The sessions as they are now, to be read in pieces while they are used. O(sessions); one at a time."""

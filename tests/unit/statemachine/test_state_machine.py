@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
 
+import msgpack
 import pytest
 from statemachine_driver import Driver
 
 from zraft.errors import ImpossibleState
 from zraft.statemachine import machine as machine_module
-from zraft.statemachine.codec import Op, Query, ResultCode, decode_result, encode_command, encode_query
+from zraft.statemachine.codec import MAX_KEY_BYTES, Op, Query, ResultCode, decode_result, encode_command, encode_query
 from zraft.statemachine.machine import StateMachine
-from zraft.statemachine.sessions import Sessions
+from zraft.statemachine.sessions import SESSION_TIMEOUT_MS, Sessions
 from zraft.statemachine.store import Store
 
 
@@ -95,7 +97,8 @@ def break_answer(machine: StateMachine, patch: pytest.MonkeyPatch) -> None:
 
 
 def break_decoding(machine: StateMachine, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(machine_module, "decode_command", fail)
+    for decode in ("decode_command", "unpack_fields"):
+        patch.setattr(machine_module, decode, fail)
 
 
 def break_planning(machine: StateMachine, patch: pytest.MonkeyPatch) -> None:
@@ -109,7 +112,8 @@ def break_order(machine: StateMachine, patch: pytest.MonkeyPatch) -> None:
 
 
 def break_lookup(machine: StateMachine, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Sessions, "find", fail)
+    for look_up in ("find", "expecting"):
+        patch.setattr(Sessions, look_up, fail)
 
 
 @pytest.mark.parametrize("breaks", [break_answer, break_decoding, break_planning, break_order, break_lookup])
@@ -134,6 +138,37 @@ def test_trap_18_an_exception_leaves_the_state_and_its_index_as_they_were(
     driver.time_ms = 9_000
     assert driver.raw(data)[0] == ResultCode.OK
     assert machine.state_hash == driver.replayed().state_hash
+
+
+def any_command(rng: random.Random, sessions: list[int]) -> bytes:
+    """Mostly sets, of few keys and numbers, so that copies, late ones and full sessions are among them; some wrong."""
+    fields: list[object] = [rng.choice([*sessions, 77]), rng.randrange(0, 40), rng.randrange(0, 12), int(Op.SET)]
+    fields += rng.choice(
+        [[b"k%d" % rng.randrange(4), b"v%d" % rng.randrange(9)]] * 6 + [[b"k"], ["k", b"v"], [b"k", 1]]
+    )
+    if rng.random() < 0.1:
+        fields[rng.randrange(4)] = rng.choice([True, -1, 1.0, None, b"", int(Op.DELETE), 2**64 - 1])
+    if rng.random() < 0.05:
+        fields[4] = bytes(MAX_KEY_BYTES + rng.randrange(2))
+    return b"garbage" if rng.random() < 0.02 else msgpack.packb(fields)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_short_way_of_a_set_does_what_the_long_one_does(seed: int) -> None:
+    rng = random.Random(seed)
+    short, long = StateMachine(), StateMachine()
+    sessions: list[int] = []
+    time_ms = 0
+    for index in range(1, 600):
+        time_ms += rng.choice([-5, 1, 40]) if rng.random() < 0.98 else SESSION_TIMEOUT_MS
+        data = any_command(rng, sessions[-3:])
+        if len(sessions) < 3 or rng.random() < 0.05:
+            sessions.append(index)
+            data = encode_command(0, 0, 0, Op.OPEN_SESSION)
+        answer = short.apply(index, time_ms, data)
+        assert answer == long._apply_any(index, max(long.log_time_ms, time_ms), data)
+        assert short.state_hash == long.state_hash
+    assert short.revision > 20
 
 
 def test_a_command_that_raises_is_a_result_and_wedges_nothing(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
