@@ -69,10 +69,15 @@ def pack_entries(entries: Sequence[Entry]) -> bytes:
 
 def unpack_entries(blob: bytes) -> list[Entry]:
     """The reverse, for what this process or its disk (with a CRC) holds. Raises WireError for anything else."""
-    entries = _unpack(blob)
+    return [_new(Entry, fields) for fields in unpack_rows(blob)]
+
+
+def unpack_rows(blob: bytes) -> Sequence[tuple[int, int, int, bytes]]:
+    """As `unpack_entries`, but plain tuples of the entries' fields."""
+    rows: Sequence[tuple[int, int, int, bytes]] = _unpack(blob)
     try:
-        if set(map(len, entries)) <= _ENTRY_LENGTHS:
-            return [_new(Entry, fields) for fields in entries]
+        if set(map(len, rows)) <= _ENTRY_LENGTHS:
+            return rows
     except TypeError:
         pass
     raise WireError("not a list of log entries")
@@ -80,12 +85,15 @@ def unpack_entries(blob: bytes) -> list[Entry]:
 
 _ENTRY_TYPES = (int, int, int, bytes)
 _ENTRY_LENGTHS = {len(_ENTRY_TYPES)}
+_ENTRY_COLUMNS = [{kind} for kind in _ENTRY_TYPES]
 
 
 def _check_entries(entries: Iterable[Entry]) -> None:
-    for entry in entries:
-        if (*map(type, entry),) != _ENTRY_TYPES or entry[0] < 0 or entry[1] < 0:
-            raise WireError("a log entry with wrong fields")
+    columns = list(zip(*entries, strict=True))
+    if [set(map(type, column)) for column in columns] != _ENTRY_COLUMNS[: len(columns)] or any(
+        min(column) < 0 for column in columns[:2]
+    ):
+        raise WireError("a log entry with wrong fields")
 
 
 # --- between peers ---------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from zraft.raft.replication import MAX_APPLYING_RUNS
 from zraft.statemachine.machine import StateMachine
 from zraft.statemachine.snapshot import FrozenState, Restoring, SnapshotError
 from zraft.storage.snapshot_format import SnapshotEncoder, SnapshotHeader, SnapshotParser
-from zraft.wire import ReplyStatus, unpack_entries
+from zraft.wire import ReplyStatus, unpack_rows
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024  # to reads in one batch; then the others get a turn
 PIECE_BYTES = 128 * 1024  # of a snapshot in one message
@@ -246,7 +246,7 @@ class Applier(Actor):
         if index != machine.last_applied + 1:
             raise impossible("a gap in what is applied", first_index=index, last_applied=machine.last_applied)
         tokens = dict(message.tokens)
-        entries = unpack_entries(message.entries)
+        entries = unpack_rows(message.entries)
         for _, time_ms, kind, data in entries:
             if kind == _COMMAND:
                 result = machine.apply(index, time_ms, data)
@@ -258,7 +258,7 @@ class Applier(Actor):
                     self.config = data
             index += 1
         if entries:
-            self.term = entries[-1].term
+            self.term = entries[-1][0]
         self.log_bytes += len(message.entries)
         self.unannounced_runs += 1
         self.answer_reads()
