@@ -201,16 +201,21 @@ class Host:
         self._unread[_descriptor(self._control)] = select.POLLIN
         while not self.stopped:
             self._flush()
-            for descriptor in self._wait():
-                reader = self._readers.get(descriptor)  # None: its actor died in this very round
-                if reader is not None:
-                    reader()
-            self._wake_up()
-            for _ in range(MAX_HAND_OVERS):
-                if not self._handed_over:
-                    break
-                self._hand_over()
+            self._turn()
         self._flush()
+
+    def _turn(self) -> None:
+        for descriptor in self._wait():
+            reader = self._readers.get(descriptor)  # None: its actor died in this very round
+            if reader is not None:
+                reader()
+            if self.stopped:
+                return  # what was handed over is for nobody
+        self._wake_up()
+        for _ in range(MAX_HAND_OVERS):
+            if not self._handed_over:
+                return
+            self._hand_over()
 
     def _wait(self) -> Iterable[int]:
         """Which sockets to look at; waits if there is nothing to do."""
@@ -317,7 +322,7 @@ class Host:
     # --- lives
 
     def _on_control(self) -> None:
-        while _has_more(self._control):
+        while not self.stopped and _has_more(self._control):
             self._obey(unpack_bus(self._control.recv(zmq.NOBLOCK))[3])
 
     def _obey(self, message: Any) -> None:

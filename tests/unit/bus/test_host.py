@@ -184,6 +184,17 @@ def test_start_and_stop(bench: Bench) -> None:
     assert bench.told() == HostStopped("h")
 
 
+def test_a_host_that_is_told_twice_stops_once(bench: Bench) -> None:
+    bench.start()
+    bench.control(KillActor("echo", 0))
+    bench.control(StopHost())
+    bench.control(StopHost())
+    bench.told()
+    assert bench.told() == HostStopped("h")
+    bench.threads[0].join(WAIT_MS / 1000)
+    assert not bench.pulls["supervisor"].poll(0)
+
+
 def test_messages_that_wait_are_one_batch_of_bounded_size(bench: Bench) -> None:
     for number in range(MAX_BATCH + 10):
         bench.say(number)
