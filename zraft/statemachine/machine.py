@@ -121,11 +121,8 @@ class StateMachine:
         # From here on nothing is computed any more, only assigned.
         store.commit(change)
         sessions.use(session, index, now_ms, acknowledged)
-        session.answers[number] = answer
-        if now_ms >= sessions.none_expires_before_ms:
-            sessions.expire(now_ms)
-        self.log_time_ms = now_ms
-        self.last_applied = index
+        session.record(number, answer)
+        self._advance(index, now_ms)
         return answer
 
     def _apply_any(self, index: int, now_ms: int, data: bytes) -> bytes:

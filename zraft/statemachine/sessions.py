@@ -103,7 +103,7 @@ class Sessions:
         self._by_use: OrderedDict[int, Session] = OrderedDict()
         # No session can expire before this log time. A bound and not the exact time, so that the common case of
         # `expire` is one comparison: using the oldest session moves its expiry up, never down.
-        self.none_expires_before_ms = 0
+        self._none_expires_before_ms = 0
         self._frozen: FrozenSessions | None = None
 
     def __len__(self) -> int:
@@ -156,13 +156,13 @@ class Sessions:
 
     def expire(self, now_ms: int) -> None:
         """End every session that no entry has named for `SESSION_TIMEOUT_MS` up to the log time `now_ms`."""
-        if now_ms < self.none_expires_before_ms:
+        if now_ms < self._none_expires_before_ms:
             return
         by_use = self._by_use
         while by_use and next(iter(by_use.values())).last_used_ms + SESSION_TIMEOUT_MS <= now_ms:
             self._end_oldest()
         oldest_ms = next(iter(by_use.values())).last_used_ms if by_use else now_ms
-        self.none_expires_before_ms = oldest_ms + SESSION_TIMEOUT_MS
+        self._none_expires_before_ms = oldest_ms + SESSION_TIMEOUT_MS
 
     def freeze(self) -> FrozenSessions:
         """The sessions as they are now, to be read in pieces while they are used. O(sessions); one at a time."""
