@@ -272,6 +272,8 @@ class Node:
             host.run()
         except BaseException as error:  # a bug in the host itself; its sockets are intact
             log.exception("thread %s", host.name)
+            with suppress(zmq.ZMQError):
+                host.flush()
             died = HostDied(host.name, f"{type(error).__name__}: {error}")
             host.push_at_once("supervisor", pack_bus(host.name, 1, 1, died))
 
@@ -310,7 +312,7 @@ def run(config: Config, log_level: str = "info") -> int:
         level=log_level.upper(),
         format=f"%(asctime)s %(levelname)-7s {config.node} %(name)s: %(message)s",
     )
-    sys.setswitchinterval(0.001)  # seconds; a vote shall not wait long for a thread that applies a batch
+    sys.setswitchinterval(0.001)  # seconds; nobody shall wait long for Python's lock
     settle(config.data_dir)
     node = Node(config)
     # A full collection looks at every entry and key in memory, with all threads stopped: 150 ms for 100,000 objects on

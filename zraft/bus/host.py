@@ -39,9 +39,8 @@ from zraft.messages import (
 from zraft.wire import pack_bus, unpack_bus
 
 MAX_BATCH = 256  # messages, or frames, that an actor handles before it sends
-MAX_HAND_OVERS = (
-    8  # in a row before the sockets are looked at; from a peer's frame to a client's answer there are three
-)
+MAX_HAND_OVERS = 8  # in a row before the sockets are looked at; a peer's frame becomes a client's answer in three
+MAX_TURN_NS = 5_000_000  # then the sockets and the clock are looked at, whatever has been handed over
 IDLE_POLL_MS = 1000
 FATAL_ERRORS = (NodeMustStop, StorageError, OSError, zmq.ZMQError)  # an I/O error is no actor death
 
@@ -133,7 +132,8 @@ class Host:
         self._pushes: dict[str, zmq.Socket[bytes]] = {}
         self._control = self._bind(name)
         self.slots = {spec.name: Slot(spec, self._bind(spec.name)) for spec in specs}
-        self._outgoing: list[tuple[zmq.Socket[bytes], bytes]] = []
+        self._outgoing: deque[tuple[zmq.Socket[bytes], bytes]] = deque()
+        self._turn_ends_ns = 0
         self._handed_over: dict[Slot, None] = {}  # whose queues hold something
         # A descriptor of ZeroMQ's tells once that a socket should be looked at, and not again before that was done
         # (and it counts as done by a send, too). Waiting on descriptors costs one system call, zmq.Poller four for
@@ -155,10 +155,13 @@ class Host:
     # --- sending
 
     def push(self, to: str, frame: bytes) -> None:
-        """Queue a frame for an actor, or another host. What is for another thread leaves before this one waits: woken
-        any earlier, it would contend for Python's lock with this one, which has frames for the network to send yet."""
+        """Queue a frame for an actor, or another host. What several actors send to another thread leaves before this
+        one waits: woken any earlier, it would contend for Python's lock with this one, which has frames for the network
+        to send yet. An actor that is alone may go on to its disk, and nobody waits for that with it."""
         slot = self.slots.get(to)
-        if slot is None:
+        if slot is None and len(self.slots) == 1:
+            self._socket_to(to).send(frame, zmq.NOBLOCK)
+        elif slot is None:
             self._outgoing.append((self._socket_to(to), frame))
         else:
             slot.queue.append(frame)
@@ -181,10 +184,13 @@ class Host:
             self._pushes[to] = socket
         return socket
 
-    def _flush(self) -> None:
-        outgoing, self._outgoing = self._outgoing, []
-        for socket, frame in outgoing:
+    def flush(self) -> None:
+        """Send what waits for other threads."""
+        outgoing = self._outgoing
+        while outgoing:
+            socket, frame = outgoing[0]
             socket.send(frame, zmq.NOBLOCK)
+            outgoing.popleft()
 
     def tell_supervisor(self, message: Any) -> None:
         """The supervisor has one life, as long as the node."""
@@ -200,12 +206,14 @@ class Host:
                 self._died(slot, RuntimeError(f"thread {self.name} ended"))
         self._unread[_descriptor(self._control)] = select.POLLIN
         while not self.stopped:
-            self._flush()
+            self.flush()
             self._turn()
-        self._flush()
+        self.flush()
 
     def _turn(self) -> None:
-        for descriptor in self._wait():
+        ready = self._wait()
+        self._turn_ends_ns = time.monotonic_ns() + MAX_TURN_NS
+        for descriptor in ready:
             reader = self._readers.get(descriptor)  # None: its actor died in this very round
             if reader is not None:
                 reader()
@@ -213,7 +221,7 @@ class Host:
                 return  # what was handed over is for nobody
         self._wake_up()
         for _ in range(MAX_HAND_OVERS):
-            if not self._handed_over:
+            if not self._handed_over or time.monotonic_ns() > self._turn_ends_ns:
                 return
             self._hand_over()
 
@@ -252,7 +260,7 @@ class Host:
                 self._run_queue(slot)
             else:
                 later.append(slot)
-        self._flush()
+        self.flush()
         for slot in later:
             self._run_queue(slot)
 
@@ -284,6 +292,8 @@ class Host:
         queue = slot.queue
         for _ in range(min(len(queue), MAX_BATCH)):
             self._deliver(slot, queue.popleft())
+            if time.monotonic_ns() > self._turn_ends_ns:
+                break
         if queue:
             self._handed_over[slot] = None
 

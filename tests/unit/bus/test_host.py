@@ -6,6 +6,7 @@ The test plays supervisor and neighbours on sockets of its own; the host runs in
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,7 +40,7 @@ class Echo(Actor):
     """Answers each batch with what it held: Propose of (token, b"") for each Appended; told otherwise by a number."""
 
     name = "echo"
-    RAISE, STOP_NODE, KILL_THREAD, WAKE_ME = 1001, 1002, 1003, 1004
+    RAISE, STOP_NODE, KILL_THREAD, WAKE_ME, WORK, HAND_OVER = 1001, 1002, 1003, 1004, 1005, 1006
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -58,6 +59,11 @@ class Echo(Actor):
             raise SystemExit  # neither an Exception nor a kill: what a bug of the host itself would look like
         if message.sequence == self.WAKE_ME:
             self.wakeup_ms = self.context.now_ms() + 5
+        if message.sequence == self.WORK:
+            time.sleep(0.002)
+        if message.sequence == self.HAND_OVER:
+            for _ in range(100):
+                self.context.send("other", Appended(self.WORK))
         self.batch.append(message.sequence)
 
     def on_wakeup(self, now_ms: int) -> None:
@@ -182,6 +188,30 @@ def test_start_and_stop(bench: Bench) -> None:
     bench.start()
     bench.control(StopHost())
     assert bench.told() == HostStopped("h")
+
+
+def test_what_is_handed_over_keeps_nobody_waiting(bench: Bench) -> None:
+    for name in ("echo", "other"):
+        bench.control(StartActor(name, 1, {"test": 1, "supervisor": 1, "echo": 1, "other": 1}))
+        bench.told()
+        bench.heard()
+    bench.say(Echo.HAND_OVER)
+    assert bench.answer() == [Echo.HAND_OVER]
+    bench.say(1)
+    worked = 0
+    while (numbers := bench.answer()) != [1]:
+        worked += len(numbers)
+    assert worked < 50, "the host goes to its sockets between them"
+    while worked < 100:
+        worked += len(bench.answer())
+
+
+def test_an_actor_alone_in_its_thread_sends_at_once(bench: Bench) -> None:
+    context: zmq.Context[Any] = bench.zmq
+    alone = Host(context, "node", "thread", [ActorSpec("alone", Echo, {})])
+    alone.push("test", pack_bus("alone", 1, 1, Appended(7)))
+    assert bench.heard()[3] == Appended(7)
+    alone.close()
 
 
 def test_a_host_that_is_told_twice_stops_once(bench: Bench) -> None:
