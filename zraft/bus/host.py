@@ -211,15 +211,14 @@ class Host:
         self.flush()
 
     def _turn(self) -> None:
-        ready = self._wait()
-        self._turn_ends_ns = time.monotonic_ns() + MAX_TURN_NS
-        for descriptor in ready:
+        for descriptor in self._wait():
             reader = self._readers.get(descriptor)  # None: its actor died in this very round
             if reader is not None:
                 reader()
             if self.stopped:
                 return  # what was handed over is for nobody
         self._wake_up()
+        self._turn_ends_ns = time.monotonic_ns() + MAX_TURN_NS  # from here, so that something is handed over each time
         for _ in range(MAX_HAND_OVERS):
             if not self._handed_over or time.monotonic_ns() > self._turn_ends_ns:
                 return
