@@ -21,7 +21,7 @@ from zraft.raft.state import State
 from zraft.sim import membership_mutants, snapshot_mutants
 from zraft.sim.mutant import MUTANTS, mutant, planted
 from zraft.statemachine.machine import StateMachine
-from zraft.statemachine.sessions import Session, Sessions
+from zraft.statemachine.sessions import Answers, Session, Sessions
 from zraft.storage import format as layout
 from zraft.storage.boundary import BoundaryDisk
 
@@ -244,16 +244,16 @@ def _no_pre_vote(patch: Any) -> None:
 
 @mutant("answers-forgotten", "16", "keeps no answers, so that a retry is executed again")
 def _answers_forgotten(patch: Any) -> None:
-    patch(Session, "record", lambda self, number, answer: None)
+    patch(Session, "record", lambda self, answers: None)
 
 
 @mutant("last-answer-only", "16", "keeps the last answer of a session only")
 def _last_answer_only(patch: Any) -> None:
     original = Session.record
 
-    def record(self: Session, number: int, answer: bytes) -> None:
+    def record(self: Session, answers: Answers) -> None:
         self.answers.clear()
-        original(self, number, answer)
+        original(self, dict([max(answers.items())]) if answers else {})
 
     patch(Session, "record", record)
 

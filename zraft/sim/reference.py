@@ -20,38 +20,43 @@ class Reference:
 
     def take(self, index: int, entry: Entry) -> None:
         """Entry `index` is committed."""
-        changed = entry.kind == EntryKind.COMMAND and self._apply(index, entry.data)
-        self.revision_at.append(self.revision_at[-1] + changed)
+        changes = self._apply(index, entry.data) if entry.kind == EntryKind.COMMAND else 0
+        self.revision_at.append(self.revision_at[-1] + changes)
 
-    def _apply(self, index: int, data: bytes) -> bool:
-        """Whether a key changed."""
+    def _apply(self, index: int, data: bytes) -> int:
+        """How many times a key changed."""
         try:
             session, number, acknowledged, op, arguments = decode_command(data)
         except CodecError:
-            return False
+            return 0
         if op == Op.OPEN_SESSION:
             self._sessions[index] = set()
             self._marks[index] = 0
-            return False
+            return 0
         done = self._sessions.get(session)
         if done is None:
-            return False
-        is_first = number not in done and number > self._marks[session]
-        if op == Op.CLOSE_SESSION:
-            if is_first:
+            return 0
+        commands = arguments[0] if op == Op.BATCH else [(op, *arguments)]
+        changes = 0
+        for position, (what, *rest) in enumerate(commands):
+            one = number + position
+            if one in done or one <= self._marks[session]:
+                continue
+            if what == Op.CLOSE_SESSION:
                 del self._sessions[session]
-            return False
+                return 0
+            done.add(one)
+            changes += self._change(what, *rest)
         self._marks[session] = max(self._marks[session], acknowledged)
-        if not is_first:
-            return False
-        done.add(number)
-        if op == Op.SET:
-            self._values[arguments[0]] = arguments[1]
-            return True
+        return changes
+
+    def _change(self, op: int, key: bytes, *values: bytes | None) -> bool:
+        """Whether the key changed."""
         if op == Op.DELETE:
-            return self._values.pop(arguments[0], None) is not None
-        key, expected, new = arguments
-        if self._values.get(key) != expected:
+            return self._values.pop(key, None) is not None
+        if op == Op.CAS and self._values.get(key) != values[0]:
             return False
+        new = values[-1]
+        assert new is not None
         self._values[key] = new
         return True

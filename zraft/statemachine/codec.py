@@ -4,6 +4,7 @@ Clients encode commands and queries and decode results; the state machine does t
 (frontend, log, transport) passes the bytes on unopened.
 
     command  [session, number, acknowledged, op, *arguments]
+    batch    [session, first number, acknowledged, BATCH, [[op, *arguments], ...]]     several commands as one
     query    [query, *arguments]
     result   [code, *values]
     chunk    [kind, *fields]            a piece of a snapshot: `snapshot.py`
@@ -14,9 +15,11 @@ fit raises `CodecError` with words that can be handed to the user.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import partial
+from operator import itemgetter
+from struct import Struct
 from typing import Any
 
 import msgpack
@@ -34,20 +37,21 @@ MAX_BOUND_BYTES = MAX_KEY_BYTES + 1
 MAX_CHUNK_ROWS = 256
 MAX_CHUNK_BYTES = 8 * 1024 * 1024
 
-# The longest command has seven fields; a declared array that is longer is refused before it is allocated.
-_MAX_REQUEST_FIELDS = 16
+# A batch is one log entry: applying it must not take long, nor what waits behind it.
+MAX_BATCH_COMMANDS = 256
 
 # The largest integer that msgpack carries.
 _MAX_INTEGER = (1 << 64) - 1
 
 Packer = msgpack.Packer  # one for each value, as `msgpack.packb` does it, without its detour
-# No request has maps, and a short array of scalars is all there is: without these limits a few bytes of nested array
-# headers would have msgpack allocate gigabytes.
-unpack_fields = partial(
-    msgpack.unpackb, use_list=False, max_array_len=_MAX_REQUEST_FIELDS, max_map_len=0, max_ext_len=0
-)
+# No request has maps, and no array is longer than a batch: without these limits a few bytes of nested array headers
+# would have msgpack allocate gigabytes.
+unpack_fields = partial(msgpack.unpackb, use_list=False, max_array_len=MAX_BATCH_COMMANDS, max_map_len=0, max_ext_len=0)
 
 Arguments = tuple[Any, ...]
+Command = tuple[Any, ...]
+"""A command in a batch: (op, \\*arguments)."""
+
 Entry = tuple[bytes, bytes, int, int, int]
 """A key as results carry it: (key, value, create_revision, mod_revision, version)."""
 
@@ -58,13 +62,15 @@ class CodecError(ZraftError):
 
 @direct_members
 class Op(IntEnum):
-    """What a command does. OPEN_SESSION carries session 0 and number 0: it is what a session is made by."""
+    """What a command does. OPEN_SESSION carries session 0 and number 0: it is what a session is made by. BATCH: several
+    of SET, DELETE and CAS, each with the next number, an effect and an answer of its own."""
 
     OPEN_SESSION = 1
     CLOSE_SESSION = 2
     SET = 3
     DELETE = 4
     CAS = 5
+    BATCH = 6
 
 
 @direct_members
@@ -93,9 +99,11 @@ class ResultCode(IntEnum):
     TOO_MANY_UNANSWERED = 4
 
 
-# Looking an enum's member up costs more than the comparison; these two are on the hot path.
-_OPEN_SESSION = int(Op.OPEN_SESSION)
+# Looking an enum's member up costs more than the comparison; these are on the hot path.
+_OPEN_SESSION, _SET, _BATCH = int(Op.OPEN_SESSION), int(Op.SET), int(Op.BATCH)
+_BATCHED = frozenset(map(int, (Op.SET, Op.DELETE, Op.CAS)))
 _GET = int(Query.GET)
+_first = itemgetter(0)
 
 
 # ---- commands ----------------------------------------------------------------------------------------------------
@@ -120,11 +128,19 @@ def pack_command(session: int, number: int, acknowledged: int, op: int, argument
     return packed
 
 
+def pack_batch(session: int, first: int, acknowledged: int, commands: Sequence[Command]) -> bytes:
+    """Commands with the numbers from `first` on as one, of what has been checked: 1 to `MAX_BATCH_COMMANDS` of SET,
+    DELETE and CAS, each as (op, \\*arguments)."""
+    packed: bytes = Packer().pack((session, first, acknowledged, _BATCH, commands))
+    return packed
+
+
 def decode_command(data: bytes) -> tuple[int, int, int, int, Arguments]:
     """Return (session, number, acknowledged, op, arguments), all but the arguments checked.
 
     `op` may be one that is not known here, and the arguments are checked by `check_arguments`: such a command still
-    belongs to a session, which keeps its answer. Raises `CodecError` if there is no such envelope.
+    belongs to a session, which keeps its answer. Of a BATCH, the one argument is a tuple of commands, of which only the
+    arguments are unchecked. Raises `CodecError` if there is no such envelope.
     """
     fields = _unpack_request(data, "command")
     if len(fields) < 4:
@@ -138,7 +154,37 @@ def decode_command(data: bytes) -> tuple[int, int, int, int, Arguments]:
         and op != _OPEN_SESSION
     ):
         check_envelope(session, number, acknowledged, op)
+    if op == _BATCH:
+        _check_batch(number, fields[4:])
     return session, number, acknowledged, op, fields[4:]
+
+
+def _check_batch(first: int, arguments: Arguments) -> None:
+    """Raise `CodecError` unless this is a batch, its commands' arguments aside."""
+    _check_count("a batch", arguments, 1, "[command, ...]")
+    commands = arguments[0]
+    if type(commands) is not tuple or set(map(type, commands)) != {tuple} or () in commands:
+        raise CodecError("a batch takes an array of commands, each an array that begins with what it does")
+    # In C, for there are many. Types first: 3.0 is 3 to a set, and a map is no member of one.
+    if set(map(type, map(_first, commands))) != {int} or not _BATCHED.issuperset(map(_first, commands)):
+        raise CodecError("a batch takes SET, DELETE and CAS alone")
+    if first + len(commands) - 1 > _MAX_INTEGER:
+        raise CodecError(f"numbers must be at most {_MAX_INTEGER}")
+
+
+def columns_of_sets(commands: Sequence[Command]) -> tuple[Sequence[bytes], Sequence[bytes]] | None:
+    """(keys, values) of a checked batch of right SETs alone, as nearly all are; None: something else is in it."""
+    if set(map(len, commands)) != {3}:
+        return None
+    ops, keys, values = zip(*commands, strict=True)
+    if (
+        set(ops) == {_SET}
+        and set(map(type, keys)) == set(map(type, values)) == {bytes}
+        and max(map(len, keys)) <= MAX_KEY_BYTES
+        and max(map(len, values)) <= MAX_VALUE_BYTES
+    ):
+        return keys, values
+    return None
 
 
 def check_envelope(session: object, number: object, acknowledged: object, op: object) -> None:
@@ -259,6 +305,27 @@ def encode_result(code: int, *values: object) -> bytes:
     return packed
 
 
+_SMALL_REVISION, _LARGE_REVISION = 1 << 16, 1 << 32
+_REVISION = Struct(">HBI").pack
+
+
+def encode_revisions(first: int, count: int) -> list[bytes]:
+    """As `encode_result(OK, revision)`, for `count` revisions from `first` on: what sets are answered."""
+    if _SMALL_REVISION <= first < _LARGE_REVISION - count:
+        # Put together by hand, for there are many: [0, unsigned integer of 32 bits].
+        return [_REVISION(0x9200, 0xCE, revision) for revision in range(first, first + count)]
+    return [encode_result(ResultCode.OK, revision) for revision in range(first, first + count)]
+
+
+def batch_results(result: tuple[Any, ...], count: int) -> Sequence[bytes]:
+    """The results of the `count` commands of a batch, from its own, which is OK. Raises `CodecError`."""
+    if len(result) < 2 or type(result[1]) is not tuple or len(result[1]) != count:
+        raise CodecError(f"not the results of {count} commands")
+    if set(map(type, result[1])) != {bytes}:
+        raise CodecError("a result that is no bytes")
+    return result[1]
+
+
 def decode_result(data: bytes) -> tuple[Any, ...]:
     """Return (code, \\*values); arrays within come as tuples, so an entry is an `Entry`. Raises `CodecError`.
 
@@ -325,6 +392,8 @@ def _check_count(name: str, arguments: Arguments, count: int, expected: str) -> 
 def _unpack_request(data: bytes, what: str) -> tuple[Any, ...]:
     try:
         fields = unpack_fields(data)
+    except MemoryError:
+        raise  # this node's trouble and not the request's: elsewhere the same bytes go through
     except Exception as error:  # msgpack has no common base for what damaged bytes raise
         raise CodecError(f"not a {what}: {_reason(error)}") from error
     if type(fields) is not tuple:

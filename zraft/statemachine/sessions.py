@@ -21,6 +21,9 @@ SESSION_TIMEOUT_MS = 15 * 60 * 1000
 # What a row takes in a piece of a frozen state besides an answer: up to four integers and the headers of msgpack.
 _ROW_OVERHEAD_BYTES = 40
 
+Answers = dict[int, bytes]
+"""Number -> encoded result."""
+
 _SUM_MASK = (1 << 64) - 1
 _DIGEST_HEAD = Struct("<QQQQ").pack
 _DIGEST_ANSWER = Struct("<QI").pack
@@ -40,16 +43,26 @@ class Session:
     def __init__(self, session_id: int, now_ms: int) -> None:
         self.session_id = session_id
         self.acknowledged = 0
-        self.answers: dict[int, bytes] = {}
+        self.answers: Answers = {}
         self.last_used_index = session_id
         self.last_used_ms = now_ms
         self._digest: int | None = None
 
-    def has_room(self, acknowledged: int) -> bool:
-        """Whether one more answer may be kept once the client has acknowledged up to `acknowledged`."""
-        if len(self.answers) < MAX_UNANSWERED:
+    def has_room(self, acknowledged: int, coming: int) -> bool:
+        """Whether one more answer may be kept besides `coming` ones, once the client has acknowledged up to
+        `acknowledged`."""
+        if len(self.answers) + coming < MAX_UNANSWERED:
             return True
-        return sum(number > acknowledged for number in self.answers) < MAX_UNANSWERED
+        return sum(number > acknowledged for number in self.answers) + coming < MAX_UNANSWERED
+
+    def expects(self, first: int, count: int) -> bool:
+        """Whether all `count` commands from number `first` on come for the first time, and surely have room."""
+        answers = self.answers
+        return (
+            first > self.acknowledged
+            and len(answers) + count <= MAX_UNANSWERED
+            and answers.keys().isdisjoint(range(first, first + count))
+        )
 
     def use(self, index: int, now_ms: int, acknowledged: int) -> None:
         """Note that entry `index` at log time `now_ms` named the session, and forget acknowledged answers.
@@ -69,9 +82,9 @@ class Session:
                 self.answers = {number: answer for number, answer in answers.items() if number > acknowledged}
             self.acknowledged = acknowledged
 
-    def record(self, number: int, answer: bytes) -> None:
-        """Keep the answer to command `number`, which has none yet."""
-        self.answers[number] = answer
+    def record(self, answers: Answers) -> None:
+        """Keep the answers to commands that have none yet."""
+        self.answers.update(answers)
         self._digest = None
 
     def copy(self) -> Session:
@@ -121,20 +134,6 @@ class Sessions:
             return None
         return session
 
-    def expecting(self, session_id: int, number: int, now_ms: int) -> Session | None:
-        """The session, if it is open and may keep an answer to command `number`, which it has none to and still needs
-        one; else None, and the other methods tell why."""
-        session = self._by_use.get(session_id)
-        if (
-            session is not None
-            and session.last_used_ms + SESSION_TIMEOUT_MS > now_ms
-            and number > session.acknowledged
-            and number not in session.answers
-            and len(session.answers) < MAX_UNANSWERED
-        ):
-            return session
-        return None
-
     def open(self, session_id: int, now_ms: int) -> None:
         """Open a session; if there are `MAX_SESSIONS` already, the least recently used one ends."""
         if len(self._by_use) >= MAX_SESSIONS:
@@ -147,10 +146,13 @@ class Sessions:
         if self._frozen is not None:
             self._frozen.keep_ended(session)
 
-    def use(self, session: Session, index: int, now_ms: int, acknowledged: int) -> None:
-        """`Session.use`, and the session becomes the most recently used one."""
+    def keep(self, session: Session) -> None:
+        """Put the session aside as it is now, if a frozen state needs it: it is about to be used."""
         if self._frozen is not None:
             self._frozen.keep(session)
+
+    def use(self, session: Session, index: int, now_ms: int, acknowledged: int) -> None:
+        """`Session.use`, and the session becomes the most recently used one. `keep` comes first."""
         self._by_use.move_to_end(session.session_id)
         session.use(index, now_ms, acknowledged)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from zraft.errors import ZraftError
 from zraft.statemachine.codec import (
+    MAX_BATCH_COMMANDS,
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
     CodecError,
@@ -125,7 +126,7 @@ class Restoring:
         for name, number in zip(_HEAD_NUMBERS, numbers, strict=True):
             _check_integer(name, number, 0, _MAX_INTEGER)
         self._last_applied, self._log_time_ms, revision, self._key_count, self._session_count = numbers
-        _check_integer("revision", revision, self._key_count, self._last_applied)
+        _check_integer("revision", revision, self._key_count, self._last_applied * MAX_BATCH_COMMANDS)
         _check_integer("session count", self._session_count, 0, MAX_SESSIONS)
         self._store.revision = revision
 
@@ -187,7 +188,7 @@ class Restoring:
             raise SnapshotError("an answer must be bytes")
         if len(session.answers) == MAX_UNANSWERED:
             raise SnapshotError(f"more than {MAX_UNANSWERED} answers of session {session.session_id}")
-        session.record(number, answer)
+        session.record({number: answer})
 
     def _take_end(self, values: list[Any]) -> None:
         found, expected = (len(self._store), len(self._sessions)), (self._key_count, self._session_count)

@@ -1,15 +1,16 @@
 """The keys: ordered bytes, each with a value and its revisions, and the store-wide revision that counts mutations.
 
-Every change is made in two steps: a `plan_*` method says what would become of a key without touching anything, and
-`commit` makes it so. Whatever can go wrong goes wrong in the first step (DESIGN trap 18).
+Every change is made in two steps: a `Plan` says what would become of the keys without touching anything, and `commit`
+makes it so. Whatever can go wrong goes wrong in the first step (DESIGN trap 18).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from itertools import islice
 from struct import Struct
+from typing import cast
 
 from sortedcontainers import SortedList
 
@@ -29,9 +30,6 @@ _from_bytes = int.from_bytes
 # value, create_revision, mod_revision, version, digest. A plain tuple: one is built for every set.
 _Record = tuple[bytes, int, int, int, int]
 
-
-Change = tuple[bytes, _Record | None]
-"""What one command makes of one key at the next revision: (key, its new record or None if it is deleted)."""
 
 EntryColumns = tuple[Sequence[bytes], Sequence[bytes], Sequence[int], Sequence[int], Sequence[int]]
 """Many entries by their fields: keys, values, create_revisions, mod_revisions, versions."""
@@ -57,44 +55,38 @@ class Store:
         """Sum modulo 2^64 of the digests of all keys, values and revisions: the same in whatever order they came."""
         return self._digest_sum
 
-    def plan_set(self, key: bytes, value: bytes) -> Change:
-        """The change that gives `key` this value; an equal value is a change like any other."""
-        old = self._records.get(key)
-        revision = self.revision + 1
-        if old is None:
-            create_revision, version = revision, 1
-        else:
-            create_revision, version = old[1], old[3] + 1
-        head = _DIGEST_HEAD(len(key), create_revision, revision, version)  # as _digest, without a call for each set
-        digest = _from_bytes(blake2b(head + key + value, digest_size=8).digest(), "little")
-        return key, (value, create_revision, revision, version, digest)
+    def plan(self) -> Plan:
+        """A plan of what the next entry changes; nothing is changed before `commit`."""
+        return Plan(self._records, self.revision)
 
-    def plan_delete(self, key: bytes) -> Change | None:
-        """The change that removes `key`; None if it is absent: nothing to do, and no new revision."""
-        return (key, None) if key in self._records else None
-
-    def plan_cas(self, key: bytes, expected: bytes | None, new: bytes) -> Change | None:
-        """The change that gives `key` the value `new` if its value is `expected` (None: it is absent); None if not."""
-        old = self._records.get(key)
-        held = old[0] if old is not None else None
-        return self.plan_set(key, new) if held == expected else None
-
-    def commit(self, change: Change) -> None:
-        """Make `change`, which must have been planned at the present revision, and count it."""
-        key, record = change
-        old = self._records.get(key)
+    def commit(self, plan: Plan) -> None:
+        """Make it so. The plan must have been begun at the present revision."""
+        records, planned = self._records, plan.records
+        # First what allocates: what is put aside (which does no harm if the entry stays), and the order of keys.
         if self._frozen is not None:
-            self._frozen.keep(key, old, record is None)
-        if record is None:
-            self._keys.remove(key)
-            del self._records[key]
-        else:
-            if old is None:
-                self._keys.add(key)
-            self._records[key] = record
-        gone, come = old[4] if old is not None else 0, record[4] if record is not None else 0
-        self._digest_sum = (self._digest_sum - gone + come) & _SUM_MASK
-        self.revision += 1
+            self._frozen.keep(planned, plan.has_deleted)
+        changed = planned
+        if plan.born or plan.has_deleted:
+            changed = {key: record for key, record in planned.items() if record is not None}
+            gone = [key for key, record in planned.items() if record is None and key in records]
+            self._reorder([key for key in plan.born if key in changed], gone)
+            for key in gone:
+                del records[key]
+        records.update(cast("dict[bytes, _Record]", changed))
+        self._digest_sum = (self._digest_sum + plan.digest_change) & _SUM_MASK
+        self.revision = plan.revision
+
+    def _reorder(self, come: list[bytes], gone: list[bytes]) -> None:
+        """Take keys into the order and others out of it: all, or none if it raises."""
+        keys = self._keys
+        try:
+            keys.update(come)
+            for key in gone:
+                keys.remove(key)
+        except BaseException:
+            keys.clear()
+            keys.update(self._records)  # which are as they were
+            raise
 
     def get(self, key: bytes) -> Entry | None:
         """The entry of `key`; None if it is absent."""
@@ -146,6 +138,77 @@ class Store:
         return count
 
 
+class Plan:
+    """What the commands of one entry, one after the other, would make of the keys. Each sees what those before it do.
+
+    - `records`: of each key that is changed, its new record; None: deleted;
+    - `born`: those of them that are absent as yet; `has_deleted`: whether any was deleted on the way;
+    - `digest_change`: what that adds to the sum of digests;
+    - `revision`: the store's, then.
+    """
+
+    __slots__ = ("_present", "born", "digest_change", "has_deleted", "records", "revision")
+
+    def __init__(self, present: dict[bytes, _Record], revision: int) -> None:
+        self._present = present
+        self.records: dict[bytes, _Record | None] = {}
+        self.born: list[bytes] = []
+        self.has_deleted = False
+        self.digest_change = 0
+        self.revision = revision
+
+    def clear(self) -> None:
+        """Forget what `set_all` left behind when it raised; the numbers it had not touched yet."""
+        self.records.clear()
+        self.born.clear()
+
+    def set(self, key: bytes, value: bytes) -> None:
+        """Give `key` this value; an equal value is a change like any other."""
+        self.set_all((key,), (value,))
+
+    def set_all(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """As `set`, one after the other."""
+        records, present = self.records, self._present.get
+        revision, digest_change = self.revision, self.digest_change
+        for key, value in zip(keys, values, strict=True):
+            revision += 1
+            old = records[key] if key in records else present(key)
+            if old is None:
+                create_revision, version = revision, 1
+            else:
+                create_revision, version = old[1], old[3] + 1
+                digest_change -= old[4]
+            head = _DIGEST_HEAD(len(key), create_revision, revision, version)  # as _digest, without a call for each
+            digest = _from_bytes(blake2b(head + key + value, digest_size=8).digest(), "little")
+            if old is None and key not in records:
+                self.born.append(key)
+            records[key] = (value, create_revision, revision, version, digest)
+            digest_change += digest
+        self.revision, self.digest_change = revision, digest_change
+
+    def delete(self, key: bytes) -> bool:
+        """Remove `key`; False: it is absent, so there is nothing to do, and no new revision."""
+        record = self._find(key)
+        if record is None:
+            return False
+        self.records[key] = None
+        self.has_deleted = True
+        self.digest_change -= record[4]
+        self.revision += 1
+        return True
+
+    def cas(self, key: bytes, expected: bytes | None, new: bytes) -> bool:
+        """Give `key` the value `new` if its value is `expected` (None: if it is absent); False: it is not."""
+        record = self._find(key)
+        if (None if record is None else record[0]) != expected:
+            return False
+        self.set(key, new)
+        return True
+
+    def _find(self, key: bytes) -> _Record | None:
+        return self.records[key] if key in self.records else self._present.get(key)
+
+
 class FrozenKeys:
     """The entries of a `Store` as of one moment, handed out in the order of keys while the store goes on.
 
@@ -165,13 +228,15 @@ class FrozenKeys:
         # Keys that were deleted since: the store's order of keys does not have them (or has them again).
         self._deleted: SortedList[bytes] = SortedList()
 
-    def keep(self, key: bytes, old: _Record | None, is_deletion: bool) -> None:
-        """The store is about to change `key`, whose record is `old` (None: absent)."""
-        if key < self._bound:
-            return
-        frozen = self._kept.setdefault(key, old)
-        if is_deletion and frozen is not None and key not in self._deleted:
-            self._deleted.add(key)
+    def keep(self, planned: Mapping[bytes, _Record | None], has_deleted: bool) -> None:
+        """The store is about to change these keys (None: to delete one, which is so for some if `has_deleted`)."""
+        bound, kept, deleted = self._bound, self._kept, self._deleted
+        ahead = [key for key in planned if key >= bound]
+        fresh = [key for key in ahead if key not in kept]
+        kept.update(zip(fresh, map(self._records.get, fresh), strict=True))
+        for key in ahead if has_deleted else ():
+            if planned[key] is None and kept[key] is not None and key not in deleted:
+                deleted.add(key)
 
     def take(self, max_bytes: int) -> EntryColumns | None:
         """The next entries, at most `MAX_CHUNK_ROWS` of together at most `max_bytes`, but at least one; None: no more.

@@ -213,8 +213,8 @@ def test_a_sessions_digest_follows_everything_that_happens_to_it() -> None:
     session = Session(7, 1_000)
     digests = [session.digest()]
     for change in (
-        lambda: session.record(2, b"answer"),
-        lambda: session.record(1, b"answer"),
+        lambda: session.record({2: b"answer"}),
+        lambda: session.record({1: b"answer"}),
         lambda: session.use(8, 1_000, 0),
         lambda: session.use(8, 1_001, 0),
         lambda: session.use(8, 1_001, 1),

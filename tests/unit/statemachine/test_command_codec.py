@@ -100,7 +100,7 @@ def test_an_envelope_that_does_not_fit_is_refused_in_words(fields: list[object],
         (Op.CAS, (b"k", VALUE + b"v", b""), "value has 1048577 bytes"),
         (Op.CAS, (b"k", 5, b""), "value must be bytes, not int"),
         (Op.CAS, (b"k", None, None), "value must be bytes, not NoneType"),
-        (6, (), r"unknown command 6; known are 1 \(OPEN_SESSION\)"),
+        (7, (), r"unknown command 7; known are 1 \(OPEN_SESSION\)"),
         (-1, (), "unknown command -1"),
     ],
 )

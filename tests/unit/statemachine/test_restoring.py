@@ -14,6 +14,7 @@ from statemachine_driver import Driver
 from zraft.errors import ZraftError
 from zraft.statemachine import sessions
 from zraft.statemachine.codec import (
+    MAX_BATCH_COMMANDS,
     MAX_CHUNK_BYTES,
     MAX_CHUNK_ROWS,
     MAX_KEY_BYTES,
@@ -266,7 +267,7 @@ WRONG = {
     "a head too short": ((HEAD, 1, 9, 9, 5, 2),),
     "a head too long": ((HEAD, 1, 9, 9, 5, 2, 2, 2),),
     "a negative number": ((HEAD, 1, 9, -1, 5, 2, 2),),
-    "a revision above the index": ((HEAD, 1, 9, 9, 10, 2, 2),),
+    "a revision above what so many entries can make": ((HEAD, 1, 9, 9, 9 * MAX_BATCH_COMMANDS + 1, 2, 2),),
     "more keys than revisions": ((HEAD, 1, 9, 9, 5, 6, 2),),
     "more sessions than may be": ((HEAD, 1, MOST, 9, 5, 2, MAX_SESSIONS + 1),),
     "a second head": (None, (HEAD, 1, 9, 9, 5, 2, 2)),

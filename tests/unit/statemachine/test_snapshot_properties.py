@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from statemachine_driver import Driver
 
 from zraft.statemachine import sessions, store
-from zraft.statemachine.codec import Op, encode_command
+from zraft.statemachine.codec import Op, encode_command, pack_batch
 from zraft.statemachine.frozen import FrozenState
 from zraft.statemachine.machine import StateMachine
 from zraft.statemachine.sessions import SESSION_TIMEOUT_MS
@@ -19,6 +19,11 @@ from zraft.statemachine.snapshot import Restoring
 
 keys = st.binary(max_size=2) | st.sampled_from([b"a", b"b", b"c", b"d", b"e"])
 values = st.sampled_from([b"", b"x", b"a longer value"])
+batched = st.one_of(
+    st.tuples(st.just(Op.SET), keys, values),
+    st.tuples(st.just(Op.DELETE), keys),
+    st.tuples(st.just(Op.CAS), keys, st.none() | values, values),
+)
 
 
 class Snapshots(RuleBasedStateMachine):
@@ -82,6 +87,13 @@ class Snapshots(RuleBasedStateMachine):
     def delete_many(self, count: int, stem: bytes) -> None:
         for number in range(count):
             self.command(0, Op.DELETE, 1, (stem + b"%d" % number,))
+
+    @rule(which=st.integers(0, 5), behind=st.integers(0, 20), commands=st.lists(batched, min_size=1, max_size=12))
+    def batch(self, which: int, behind: int, commands: list[Any]) -> None:
+        first = self.number + 1
+        self.number += len(commands)
+        session = self.opened[-1 - which % len(self.opened)]
+        self.feed(pack_batch(session, first, max(0, first - 1 - behind), commands))
 
     @rule(which=st.integers(0, 5))
     def close_session(self, which: int) -> None:

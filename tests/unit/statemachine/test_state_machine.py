@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import blake2b
 
-import msgpack
 import pytest
 from statemachine_driver import Driver
 
 from zraft.errors import ImpossibleState
+from zraft.statemachine import codec
 from zraft.statemachine import machine as machine_module
-from zraft.statemachine.codec import MAX_KEY_BYTES, Op, Query, ResultCode, decode_result, encode_command, encode_query
+from zraft.statemachine import store as store_module
+from zraft.statemachine.codec import Op, Query, ResultCode, decode_result, encode_command, encode_query, pack_batch
+from zraft.statemachine.frozen import FrozenState
 from zraft.statemachine.machine import StateMachine
-from zraft.statemachine.sessions import SESSION_TIMEOUT_MS, Sessions
-from zraft.statemachine.store import Store
+from zraft.statemachine.sessions import FrozenSessions, Session, Sessions
+from zraft.statemachine.store import FrozenKeys, Plan, Store
 
 
 @pytest.fixture
@@ -88,101 +90,165 @@ def test_entries_are_taken_one_after_the_other(driver: Driver, index: int) -> No
     assert (driver.machine.last_applied, driver.machine.revision) == (1, 0)
 
 
-def fail(*_: object, **__: object) -> None:
-    raise MemoryError
+def drain(frozen: FrozenState) -> list[bytes]:
+    return list(iter(lambda: frozen.next_chunk(1), None))  # type: ignore[arg-type]
 
 
-def break_answer(machine: StateMachine, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(machine_module, "encode_result", fail)
+Failure = Callable[[StateMachine, pytest.MonkeyPatch, int], list[str]]
 
 
-def break_decoding(machine: StateMachine, patch: pytest.MonkeyPatch) -> None:
-    for decode in ("decode_command", "unpack_fields"):
-        patch.setattr(machine_module, decode, fail)
+def fail_at(call: int, patch: pytest.MonkeyPatch, *places: tuple[object, str]) -> list[str]:
+    """Have the `call`-th call of any of the places fail; what is returned lists the calls so far."""
+    calls: list[str] = []
+
+    def failing(name: str, original: Callable[..., object]) -> Callable[..., object]:
+        def instead(*arguments: object, **named: object) -> object:
+            calls.append(name)
+            if len(calls) == call:
+                raise MemoryError
+            return original(*arguments, **named)
+
+        return instead
+
+    for owner, name in places:
+        patch.setattr(owner, name, failing(name, getattr(owner, name)))
+    return calls
 
 
-def break_planning(machine: StateMachine, patch: pytest.MonkeyPatch) -> None:
-    for plan in ("plan_set", "plan_delete", "plan_cas"):
-        patch.setattr(Store, plan, fail)
+def break_answer(machine: StateMachine, patch: pytest.MonkeyPatch, call: int) -> list[str]:
+    return fail_at(call, patch, (machine_module, "encode_result"), (machine_module, "encode_revisions"))
 
 
-def break_order(machine: StateMachine, patch: pytest.MonkeyPatch) -> None:
-    for change in ("add", "remove"):
-        patch.setattr(machine._store._keys, change, fail)
+def break_decoding(machine: StateMachine, patch: pytest.MonkeyPatch, call: int) -> list[str]:
+    places = [(machine_module, name) for name in ("decode_command", "columns_of_sets", "check_arguments")]
+    return fail_at(call, patch, *places, (codec, "unpack_fields"))
 
 
-def break_lookup(machine: StateMachine, patch: pytest.MonkeyPatch) -> None:
-    for look_up in ("find", "expecting"):
-        patch.setattr(Sessions, look_up, fail)
+def break_planning(machine: StateMachine, patch: pytest.MonkeyPatch, call: int) -> list[str]:
+    places = [(Plan, name) for name in ("set", "set_all", "delete", "cas")]
+    return fail_at(call, patch, (Store, "plan"), *places, (store_module, "blake2b"))
 
 
-@pytest.mark.parametrize("breaks", [break_answer, break_decoding, break_planning, break_order, break_lookup])
-@pytest.mark.parametrize(
-    ("op", "arguments"), [(Op.SET, (b"new", b"v")), (Op.DELETE, (b"k",)), (Op.CAS, (b"x", None, b"w"))]
-)
+def break_order(machine: StateMachine, patch: pytest.MonkeyPatch, call: int) -> list[str]:
+    keys = machine._store._keys
+    return fail_at(call, patch, (keys, "update"), (keys, "add"), (keys, "remove"))
+
+
+def break_lookup(machine: StateMachine, patch: pytest.MonkeyPatch, call: int) -> list[str]:
+    return fail_at(call, patch, (Sessions, "find"), (Session, "expects"), (Session, "has_room"))
+
+
+def break_keeping(machine: StateMachine, patch: pytest.MonkeyPatch, call: int) -> list[str]:
+    """What is about to change is put aside for a frozen state; it may be put aside without changing then."""
+    if machine._frozen is None:
+        machine.freeze()
+    return fail_at(call, patch, (FrozenKeys, "keep"), (FrozenSessions, "keep"))
+
+
+BREAKS = [break_answer, break_decoding, break_planning, break_order, break_lookup, break_keeping]
+NEW_SET, NEW_CAS, DELETION = (Op.SET, b"new", b"v"), (Op.CAS, b"x", None, b"w"), (Op.DELETE, b"k")
+TRAP_18 = {
+    "set": [NEW_SET],
+    "delete": [DELETION],
+    "cas": [NEW_CAS],
+    "batch of sets": [(Op.SET, b"a", b"1"), (Op.SET, b"k", b"w"), NEW_SET, (Op.SET, b"a", b"2")],
+    "batch of deletions": [DELETION, (Op.DELETE, b"l")],
+    "batch of all": [NEW_SET, (Op.SET, b"k", b"w"), NEW_CAS, DELETION, (Op.SET, b"k", b"back"), (Op.DELETE, b"l")],
+    "batch that orders much anew": [*((Op.SET, b"a %d" % at, b"v") for at in range(9)), (Op.DELETE, b"l"), DELETION],
+}
+
+
+@pytest.mark.parametrize("breaks", BREAKS)
+@pytest.mark.parametrize("name", TRAP_18)
+@pytest.mark.parametrize("keys", [0, 60], ids=["few keys", "many keys"])
 def test_trap_18_an_exception_leaves_the_state_and_its_index_as_they_were(
-    driver: Driver, breaks: Callable[[StateMachine, pytest.MonkeyPatch], None], op: Op, arguments: tuple[bytes, ...]
+    driver: Driver, breaks: Failure, name: str, keys: int
 ) -> None:
     session = driver.open()
     driver.set(session, 1, b"k", b"v")
     driver.set(session, 2, b"l", b"v")
+    for number in range(3, keys + 3):
+        driver.set(session, number, b"other %d" % number, b"v", acknowledged=0)
     machine = driver.machine
     # A time that expires nothing, an acknowledgement that forgets an answer: all of it must wait for the whole.
-    data = encode_command(session, 3, 1, op, *arguments)
-    before = (machine.state_hash, machine.last_applied, machine.revision, machine.key_count, driver.keys())
-    with pytest.MonkeyPatch.context() as patch:
-        breaks(machine, patch)
-        with pytest.raises(MemoryError):
-            machine.apply(4, 9_000, data)
-    assert (machine.state_hash, machine.last_applied, machine.revision, machine.key_count, driver.keys()) == before
+    (op, *arguments), *more = TRAP_18[name]
+    if more:
+        data = pack_batch(session, keys + 3, 1, TRAP_18[name])
+    else:
+        data = encode_command(session, keys + 3, 1, op, *arguments)
+
+    def state() -> tuple[object, ...]:
+        store = machine._store
+        order = list(store._keys)
+        assert set(order) == store._records.keys()
+        return machine.state_hash, machine.last_applied, machine.revision, machine.key_count, order, driver.keys()
+
+    before, pieces = state(), drain(driver.replayed().freeze())
     driver.time_ms = 9_000
-    assert driver.raw(data)[0] == ResultCode.OK
+    for call in range(1, 100):  # each call on the way fails once, then none
+        with pytest.MonkeyPatch.context() as patch:
+            calls = breaks(machine, patch, call)
+            try:
+                machine.apply(machine.last_applied + 1, driver.time_ms, data)
+            except MemoryError:
+                assert len(calls) >= call  # more: what puts it right again
+            else:
+                assert len(calls) == call - 1, f"a failure of {calls[call - 1]} was swallowed"
+                break
+        assert state() == before, f"after a failure of {calls[call - 1]}, call {call} of {calls}"
+    assert call > 1, "nothing was broken"
+    assert machine._frozen is None or drain(machine._frozen) == pieces
+    driver.entries.append((driver.time_ms, data))
+    assert state()[4] == sorted(machine._store._records)
+    assert machine.last_applied == keys + 4
     assert machine.state_hash == driver.replayed().state_hash
 
 
-def any_command(rng: random.Random, sessions: list[int]) -> bytes:
-    """Mostly sets, of few keys and numbers, so that copies, late ones and full sessions are among them; some wrong."""
-    fields: list[object] = [rng.choice([*sessions, 77]), rng.randrange(0, 40), rng.randrange(0, 12), int(Op.SET)]
-    fields += rng.choice(
-        [[b"k%d" % rng.randrange(4), b"v%d" % rng.randrange(9)]] * 6 + [[b"k"], ["k", b"v"], [b"k", 1]]
-    )
-    if rng.random() < 0.1:
-        fields[rng.randrange(4)] = rng.choice([True, -1, 1.0, None, b"", int(Op.DELETE), 2**64 - 1])
-    if rng.random() < 0.05:
-        fields[4] = bytes(MAX_KEY_BYTES + rng.randrange(2))
-    return b"garbage" if rng.random() < 0.02 else msgpack.packb(fields)
+PLANNING = {"set": (Op.SET, b"k", b"v"), "delete": (Op.DELETE, b"k"), "cas": (Op.CAS, b"k", None, b"v")}
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_the_short_way_of_a_set_does_what_the_long_one_does(seed: int) -> None:
-    rng = random.Random(seed)
-    short, long = StateMachine(), StateMachine()
-    sessions: list[int] = []
-    time_ms = 0
-    for index in range(1, 600):
-        time_ms += rng.choice([-5, 1, 40]) if rng.random() < 0.98 else SESSION_TIMEOUT_MS
-        data = any_command(rng, sessions[-3:])
-        if len(sessions) < 3 or rng.random() < 0.05:
-            sessions.append(index)
-            data = encode_command(0, 0, 0, Op.OPEN_SESSION)
-        answer = short.apply(index, time_ms, data)
-        assert answer == long._apply_any(index, max(long.log_time_ms, time_ms), data)
-        assert short.state_hash == long.state_hash
-    assert short.revision > 20
-
-
-def test_a_command_that_raises_is_a_result_and_wedges_nothing(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("broken", PLANNING)
+def test_a_command_that_raises_is_a_result_and_wedges_nothing(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
     session = driver.open()
 
     def raises(*_: object) -> None:
         raise ValueError("at 0x7f00")
 
+    op, *arguments = PLANNING[broken]
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "plan_set", raises)
-        answer = driver.set(session, 1, b"k", b"v")
+        patch.setattr(Plan, broken, raises)
+        answer = driver.command(session, 1, 0, op, *arguments)
     assert answer == (ResultCode.BAD_COMMAND, "the command failed: ValueError")
-    assert driver.set(session, 1, b"k", b"v") == answer
+    assert driver.command(session, 1, 0, op, *arguments) == answer
     assert driver.set(session, 2, b"k", b"v") == (0, 1)
+
+
+@pytest.mark.parametrize("has_others", [False, True], ids=["sets alone", "others too"])
+def test_a_command_of_a_batch_that_raises_fails_alone(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, has_others: bool
+) -> None:
+    session = driver.open()
+    commands = [(Op.SET, b"a", b"1"), (Op.SET, b"b", b"2"), (Op.SET, b"c", b"3")]
+    if has_others:
+        commands.append((Op.DELETE, b"c"))  # type: ignore[arg-type]
+
+    def raises_for_b(data: bytes, *, digest_size: int) -> object:
+        if data.endswith(b"b2"):
+            raise ValueError("at 0x7f00")
+        return blake2b(data, digest_size=digest_size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "blake2b", raises_for_b)
+        code, answers = driver.raw(pack_batch(session, 1, 0, commands))
+    failed = (ResultCode.BAD_COMMAND, "the command failed: ValueError")
+    expected = [(0, 1), failed, (0, 2), (0, True, 3)]
+    assert (code, [decode_result(answer) for answer in answers]) == (0, expected[: len(commands)])
+    left = [(b"a", b"1", 1, 1, 1), (b"c", b"3", 2, 2, 1)]
+    assert driver.keys() == left[: 1 if has_others else 2]
+    assert driver.set(session, 2, b"b", b"2") == failed
+    assert driver.set(session, 9, b"b", b"2") == (0, len(commands))
 
 
 # ---- the hash ----------------------------------------------------------------------------------------------------
