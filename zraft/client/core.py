@@ -16,26 +16,28 @@ Time is handed in as `now`, monotonic seconds. Whoever runs a core does, again a
 `submit` takes a request at any time between these; its `on_done(value, error)` is called exactly once, from within
 one of the methods here (or `submit` itself, on a closed core).
 
-Exactly once: a write is sent as the same bytes (session, number, body) however often, and a node applies the first and
-answers the others alike. What a failed call may say follows from its copies: if each was refused by ZeroMQ or by a
-node that surely did not append it, `Unavailable`; else `OutcomeUnknown`. A read has no effect: always `Unavailable`.
+Exactly once: a write keeps its session and its number however often it is sent, alone or with others in a batch, and a
+node applies the first copy and answers the others alike. What a failed call may say follows from its copies: if each
+was refused by ZeroMQ or by a node that surely did not append it, `Unavailable`; else `OutcomeUnknown`. A read has no
+effect: always `Unavailable`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from math import inf
 from typing import Any
 
 from zraft.client.discovery import ASK_ENDPOINTS, Discovery
 from zraft.client.link import REFUSED_GRACE_SECONDS, Call, Link, OnDone
-from zraft.client.outbox import Outbox, Outgoing, number
+from zraft.client.outbox import Outbox, Outgoing, number, split_request_id
 from zraft.client.requests import CLOSE_SESSION, OPEN_SESSION, READ, WRITE, Request
 from zraft.client.route import Random, Route
 from zraft.client.session import Session
 from zraft.errors import InvalidRequest, OutcomeUnknown, Unavailable
-from zraft.statemachine.codec import CodecError, ResultCode, decode_result, encode_command
+from zraft.statemachine.codec import CodecError, ResultCode, batch_results, decode_result, encode_command
 from zraft.wire import ReplyStatus, RequestKind, WireError, unpack_replies
 
 # A link that owes answers and is silent for the first is asked for a sign of life; silent for the second, it is dead.
@@ -201,18 +203,26 @@ class ClientCore:
         link.heard(now)
         if self._discovery.due_at == inf:
             self._discovery.due_at = now
-        pending = link.pending
-        for request_id, status, body in items:
-            current = pending.pop(request_id, None)
-            call = current or link.lost.pop(request_id, None)
-            if call is None:
-                continue  # a ping, or a call that is over
-            if status == _OK:
-                self._on_ok(call, link, body, current is not None, now)
-            else:
-                self._on_refusal(call, link, status, body, current is not None, now)
+        for wire_id, status, body in items:
+            request_id, count = split_request_id(wire_id)
+            if count == 1:
+                self._on_reply(link, request_id, status, body, now)
+                continue
+            bodies = _split_results(body, count) if status == _OK else repeat(body, count)
+            for one, its_body in enumerate(bodies, start=request_id):
+                self._on_reply(link, one, status, its_body, now)
         if life != link.life:
             self._on_new_life(link, life)
+
+    def _on_reply(self, link: Link, request_id: int, status: int, body: bytes, now: float) -> None:
+        current = link.pending.pop(request_id, None)
+        call = current or link.lost.pop(request_id, None)
+        if call is None:
+            return  # a ping, or a call that is over
+        if status == _OK:
+            self._on_ok(call, link, body, current is not None, now)
+        else:
+            self._on_refusal(call, link, status, body, current is not None, now)
 
     def _on_ok(self, call: Call, link: Link, body: bytes, current: bool, now: float) -> None:
         kind = call.request.kind
@@ -444,6 +454,16 @@ class ClientCore:
             call.on_done(None, OutcomeUnknown(f"{request.name}: {reason}; it may have been applied, now or later"))
         else:
             call.on_done(None, Unavailable(f"{request.name}: {reason}; it was surely not applied"))
+
+
+def _split_results(body: bytes, count: int) -> Iterable[bytes]:
+    """The results of the `count` commands of a batch. One that is not OK holds for each; so does one that nobody
+    understands."""
+    try:
+        result = decode_result(body)
+        return batch_results(result, count) if result[0] == ResultCode.OK else repeat(body, count)
+    except CodecError:
+        return repeat(b"", count)
 
 
 def _is_overdue(call: Call, now: float) -> bool:

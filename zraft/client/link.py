@@ -22,7 +22,8 @@ class Call:
 
     Every sending of it is a *copy* with a request id of its own, so that each reply says what became of which copy.
     `doubts` counts the copies that may have taken effect or still may: those that ZeroMQ accepted and no node refused.
-    `session` and `number` are set once and stay, with the encoded `body`, for every copy (exactly once).
+    `session` and `number` are set once and stay for every copy (exactly once). `body`: of what is no write in a
+    session; such a write is encoded as it is sent. `size_bytes`: what it takes in a frame, about.
     """
 
     __slots__ = (
@@ -41,6 +42,7 @@ class Call:
         "sent_at",
         "sent_life",
         "session",
+        "size_bytes",
     )
 
     def __init__(self, request: Request, deadline: float, on_done: OnDone, pinned: bool) -> None:
@@ -50,6 +52,7 @@ class Call:
         self.pinned = pinned
         """It is for one node and no other."""
         self.body = request.body
+        self.size_bytes = len(request.body)
         self.session: Session | None = None
         self.number = 0
         self.done = False

@@ -9,11 +9,31 @@ from typing import NamedTuple
 from zraft.client.link import Call, Link
 from zraft.client.requests import OPEN_SESSION, WRITE
 from zraft.client.session import Session
-from zraft.statemachine.codec import pack_command
-from zraft.wire import MAX_REQUESTS_PER_FRAME, RequestKind, pack_requests
+from zraft.statemachine.codec import MAX_BATCH_COMMANDS, Op, pack_batch, pack_command
+from zraft.wire import RequestKind, pack_requests
 
 # Of request bodies; half of what a node takes, so that no envelope makes a frame too large.
 MAX_FRAME_BODY_BYTES = 4 * 1024 * 1024
+
+# A node takes more, but where thousands wait, the first can be answered while the others are sent.
+MAX_CALLS_PER_FRAME = 256
+
+# Of a batch of writes, which is one entry of the log, unless it is a single write.
+MAX_BATCH_BYTES = 128 * 1024
+BATCHED_OPS = frozenset((Op.SET, Op.DELETE, Op.CAS))
+
+# What a write takes besides its arguments, at most.
+_WRITE_OVERHEAD_BYTES = 64
+
+# A batch is one request, of which each call has an id of its own, one after the other. Over the wire goes the first
+# call's id and, in its lowest bits, how many more there are.
+_MORE_BITS = 10
+_MORE_MASK = (1 << _MORE_BITS) - 1
+
+
+def split_request_id(wire_id: int) -> tuple[int, int]:
+    """(request id of the first call, how many calls) of an answer."""
+    return wire_id >> _MORE_BITS, (wire_id & _MORE_MASK) + 1
 
 
 class Outgoing(NamedTuple):
@@ -77,7 +97,7 @@ class Outbox:
     def ping(self, endpoint: str) -> Outgoing:
         """Ask for a sign of life. The answer is known by none: that it comes is all."""
         self._last_id += 1
-        return Outgoing(endpoint, pack_requests([(self._last_id, int(RequestKind.PING), b"")]), ())
+        return Outgoing(endpoint, pack_requests([(self._last_id << _MORE_BITS, int(RequestKind.PING), b"")]), ())
 
     def pack_pinned(self, link: Link, room: int, now: float) -> Outgoing | None:
         """One frame of at most `room` calls that only `link` can answer, noted as sent; None if there are none."""
@@ -97,17 +117,16 @@ class Outbox:
     def _pack(self, link: Link, room: int, now: float, take: Callable[[Link], Call | None]) -> Outgoing | None:
         if not link.pending:
             link.begin_waiting(now)
-        room = min(room, MAX_REQUESTS_PER_FRAME)
+        room = min(room, MAX_CALLS_PER_FRAME)
         request_id = self._last_id
         size_bytes = 0
-        items: list[tuple[int, int, bytes]] = []
         calls: list[Call] = []
-        while len(items) < room:
+        while len(calls) < room:
             call = take(link)
             if call is None:
                 break
-            size_bytes += len(call.body)
-            if size_bytes > MAX_FRAME_BODY_BYTES and items:
+            size_bytes += call.size_bytes
+            if size_bytes > MAX_FRAME_BODY_BYTES and calls:
                 self.put_back(call)
                 break
             request_id += 1
@@ -117,10 +136,9 @@ class Outbox:
             call.sent_at = now
             call.doubts += 1
             link.pending[request_id] = call
-            items.append((request_id, call.request.kind, call.body))
             calls.append(call)
         self._last_id = request_id
-        return Outgoing(link.endpoint, pack_requests(items), calls) if items else None
+        return Outgoing(link.endpoint, pack_requests(_items(calls)), calls) if calls else None
 
     def _take(self, link: Link) -> Call | None:
         while self._ready:
@@ -139,11 +157,57 @@ class Outbox:
 
 
 def number(call: Call, session: Session) -> None:
-    """Give a write its number in `session` and its bytes. Both stay for every copy: that is what makes them one."""
+    """Give a write its number in `session`. It stays for every copy: that is what makes them one."""
     call.session = session
     call.number = session.next_number()
-    request = call.request
-    call.body = pack_command(session.id, call.number, session.low_water, request.op, request.arguments)
+    call.size_bytes = _WRITE_OVERHEAD_BYTES
+    for argument in call.request.arguments:
+        if argument is not None:
+            call.size_bytes += len(argument)
+
+
+def _items(calls: Sequence[Call]) -> list[tuple[int, int, bytes]]:
+    """The requests of a frame. Writes whose numbers follow one another go as batches: a node does for a batch what it
+    does for a single command, but for what the state machine makes of it."""
+    items: list[tuple[int, int, bytes]] = []
+    begin, count = 0, len(calls)
+    while begin < count:
+        call = calls[begin]
+        end = begin + 1
+        session = call.session
+        if session is None:
+            body = call.body
+        else:
+            request = call.request
+            if request.op in BATCHED_OPS:
+                end = _end_of_batch(calls, begin)
+            if end == begin + 1:
+                body = pack_command(session.id, call.number, session.low_water, request.op, request.arguments)
+            else:
+                commands = [(one.request.op, *one.request.arguments) for one in calls[begin:end]]
+                body = pack_batch(session.id, call.number, session.low_water, commands)
+        items.append((call.request_id << _MORE_BITS | end - begin - 1, call.request.kind, body))
+        begin = end
+    return items
+
+
+def _end_of_batch(calls: Sequence[Call], begin: int) -> int:
+    """Up to where, from `begin` on, they go as one."""
+    first = calls[begin]
+    session, offset = first.session, first.number - begin
+    left_bytes = MAX_BATCH_BYTES - first.size_bytes
+    end = begin + 1
+    for call in calls[end : begin + MAX_BATCH_COMMANDS]:
+        left_bytes -= call.size_bytes
+        if (
+            call.session is not session
+            or call.number - end != offset
+            or left_bytes < 0
+            or call.request.op not in BATCHED_OPS
+        ):
+            break
+        end += 1
+    return end
 
 
 def _take_pinned(link: Link) -> Call | None:

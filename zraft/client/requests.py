@@ -13,7 +13,17 @@ from typing import Any, NamedTuple
 
 from zraft.client.endpoints import is_endpoint
 from zraft.errors import InvalidRequest
-from zraft.statemachine.codec import CodecError, Op, Query, check_key, check_value, encode_query, prefix_end
+from zraft.statemachine.codec import (
+    MAX_KEY_BYTES,
+    MAX_VALUE_BYTES,
+    CodecError,
+    Op,
+    Query,
+    check_key,
+    check_value,
+    encode_query,
+    prefix_end,
+)
 from zraft.wire import RequestKind, unpack_piece
 
 PAGE_ENTRIES = 4096
@@ -90,10 +100,14 @@ def _nothing(result: tuple[Any, ...]) -> None:
 
 
 def _key(data: Data) -> bytes:
+    if type(data) is bytes and len(data) <= MAX_KEY_BYTES:
+        return data
     return _checked("key", data, check_key)
 
 
 def _value(data: Data) -> bytes:
+    if type(data) is bytes and len(data) <= MAX_VALUE_BYTES:
+        return data
     return _checked("value", data, check_value)
 
 

@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable
 
 import zmq
+from batches import Item, singles
 
 from zraft.statemachine.codec import Op, Query, ResultCode, decode_command, decode_query, encode_result
 from zraft.wire import ReplyStatus, RequestKind, pack_replies, unpack_requests
-
-Item = tuple[int, int, bytes]
 
 
 class Store:
@@ -119,7 +118,8 @@ class FakeNode:
             if self._router.poll(5):
                 identity, frame = self._router.recv_multipart()
                 self.frames += 1
-                replies = [reply for item in unpack_requests(frame) if (reply := self._answer(item)) is not None]
+                items = singles(unpack_requests(frame))
+                replies = [reply for item in items if (reply := self._answer(item)) is not None]
                 if replies:
                     self._router.send_multipart([identity, pack_replies(self.life, replies)])
         self._router.close()

@@ -6,6 +6,8 @@ import json
 import random
 from typing import Any, NamedTuple
 
+from batches import singles
+
 from zraft.client import requests
 from zraft.client.core import ClientCore
 from zraft.client.link import Call
@@ -120,7 +122,7 @@ class Script:
                 self._answer_endpoints(outgoing.endpoint, items[0][0])
                 continue
             self.frames += 1
-            for request_id, kind, body in items:
+            for request_id, kind, body in singles(items):
                 if kind == RequestKind.PING:
                     self.pings += 1
                 else:

@@ -6,12 +6,12 @@ import pytest
 from scripted_cluster import A, Script, ok
 
 from zraft.client import requests
-from zraft.client.outbox import MAX_FRAME_BODY_BYTES
+from zraft.client.outbox import MAX_CALLS_PER_FRAME, MAX_FRAME_BODY_BYTES
 from zraft.client.route import MAX_PROBES
 from zraft.client.session import MAX_UNANSWERED
 from zraft.errors import InvalidRequest, OutcomeUnknown, Unavailable
 from zraft.statemachine.codec import MAX_KEY_BYTES, MAX_VALUE_BYTES, Op, ResultCode, encode_result
-from zraft.wire import MAX_REQUESTS_PER_FRAME, ReplyStatus, RequestKind
+from zraft.wire import ReplyStatus, RequestKind
 
 
 def test_the_first_write_opens_a_session_and_then_goes_out_in_it() -> None:
@@ -114,15 +114,15 @@ def test_what_is_queued_together_travels_in_one_frame() -> None:
 def test_frames_are_bounded_in_number_and_size() -> None:
     script = Script().with_session()
     frames = script.frames
-    for _ in range(MAX_REQUESTS_PER_FRAME + 1):
+    for _ in range(4 * MAX_CALLS_PER_FRAME + 1):
         script.get()
-    assert len(script.sent()) == MAX_REQUESTS_PER_FRAME + 1
-    assert script.frames == frames + 2
+    assert len(script.sent()) == 4 * MAX_CALLS_PER_FRAME + 1
+    assert script.frames == frames + 5
     for _ in range(5):
         script.set(b"x" * MAX_VALUE_BYTES)
     copies = script.sent()
     assert [copy.number for copy in copies] == [2, 3, 4, 5, 6]
-    assert script.frames == frames + 4
+    assert script.frames == frames + 7
     assert 3 * MAX_VALUE_BYTES < MAX_FRAME_BODY_BYTES < 4 * len(copies[0].body)
 
 

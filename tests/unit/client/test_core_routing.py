@@ -405,7 +405,7 @@ def test_a_frame_that_is_no_answer_is_ignored() -> None:
     (copy,) = script.sent()
     for frame in (b"", b"garbage", b"\x93\x02\x01\x90", b"\x93\x01\x01\x91\x93\xa1x\x00\xc4\x00", b"\xc1" * 100):
         script.core.on_frame(A, frame, script.now)
-    script.reply(copy._replace(id=copy.id + 100), body=ok(9))  # an id that was not given out
+    script.reply(copy._replace(id=copy.id + (100 << 10)), body=ok(9))  # an id that was not given out
     assert outcome.times == 0
     script.reply(copy, body=ok(2))
     assert outcome.value == 2
