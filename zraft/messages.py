@@ -260,11 +260,13 @@ class ReadAt(NamedTuple):
 
 class Applied(NamedTuple):
     """applier -> consensus: applied up to last_applied; credit for more, half a window at a time. standing: how many
-    Recovers and RestoreSnapshots this answers. time_ms: the log's own clock there."""
+    Recovers and RestoreSnapshots this answers. time_ms: the log's own clock there. spare: the entries up to there
+    hold none of the last `snapshot.keep` commands before a snapshot: batches are fewer entries than commands."""
 
     last_applied: int
     time_ms: int
     standing: int
+    spare: int = 0
 
 
 class RestoreSnapshot(NamedTuple):

@@ -40,6 +40,7 @@ PIECE_BYTES = 128 * 1024  # of a snapshot in one message
 WINDOW_BYTES = 8 * PIECE_BYTES  # on their way to the snapshot_writer
 SLICE_PAUSE_MS = 2  # between two slices of a snapshot: taking one must not take the processor from the hot path
 DISCARD_KEYS = 500  # of a state that is replaced, at a time
+MARKS = 64  # of how many commands were applied up to where; they span twice `SnapshotPolicy.keep` commands
 ANNOUNCED_RUNS = MAX_APPLYING_RUNS // 2  # consensus hands on so many more, so it is told twice in each window
 MAX_REQUESTS = 1_000  # by hand, for a state that is not there yet; the oldest gives way
 
@@ -53,10 +54,12 @@ log = logging.getLogger(__name__)
 class SnapshotPolicy(NamedTuple):
     """When to take a snapshot: so many entries after the last one, or so many bytes of them, but not before those are
     half as many bytes as the last snapshot has: else a large state would be written over and over. Two such logs, the
-    two snapshots that are kept and the one being written are four times the state."""
+    two snapshots that are kept and the one being written are four times the state. keep: entries that stay in the log
+    behind a snapshot. A batch of commands counts as so many entries."""
 
     entries: int = 10_000
     bytes: int = 64 * 1024 * 1024
+    keep: int = 5_000
 
     def is_due(self, entries: int, log_bytes: int, snapshot_bytes: int) -> bool:
         """entries, log_bytes: applied since the last snapshot; snapshot_bytes: its size."""
@@ -64,11 +67,15 @@ class SnapshotPolicy(NamedTuple):
 
 
 class Taking:
-    """A snapshot on its way to the snapshot_writer. revision: of the state in it. log_bytes: applied since the last."""
+    """A snapshot on its way to the snapshot_writer. revision: of the state in it; commands: that the machine had
+    applied then. log_bytes: applied since the last."""
 
-    def __init__(self, frozen: FrozenState, header: SnapshotHeader, revision: int, log_bytes: int) -> None:
+    def __init__(
+        self, frozen: FrozenState, header: SnapshotHeader, revision: int, commands: int, log_bytes: int
+    ) -> None:
         self.frozen: FrozenState | None = frozen
         self.revision = revision
+        self.commands = commands
         self.log_bytes = log_bytes
         self.index, self.term = header.index, header.term
         self.encoder = SnapshotEncoder(header)
@@ -125,6 +132,9 @@ class Applier(Actor):
         self.taking: Taking | None = None
         self.requests: list[tuple[int, int]] = []  # (token, revision) of snapshots that were asked for by hand
         self.snapshot_index = 0
+        self.snapshot_commands = 0  # that the machine had applied then
+        self.marks: deque[tuple[int, int]] = deque(maxlen=MARKS)  # (index, commands applied up to there), now and then
+        self.spare = 0  # see Applied
         self.snapshot_bytes = 0
         self.log_bytes = 0  # applied since the last snapshot
         self.retry_index = 0  # no snapshot before this entry: the last one failed
@@ -200,6 +210,8 @@ class Applier(Actor):
             raise impossible("a snapshot of another index", header=header.index, state=self.machine.last_applied)
         self.term, self.config = header.term, header.config
         self.snapshot_index, self.snapshot_bytes, self.log_bytes = header.index, size, 0
+        self.snapshot_commands = self.machine.commands
+        self.marks.clear()
         self.loading = None
         log.info("loaded the snapshot of the first %d entries: %d keys", header.index, self.machine.key_count)
         self.stand()
@@ -235,7 +247,8 @@ class Applier(Actor):
     def announce(self, questions: int) -> None:
         """Tell consensus how far this is; questions: how many of its questions that answers."""
         self.unannounced_runs = 0
-        self.context.send("consensus", Applied(self.machine.last_applied, self.machine.log_time_ms, questions))
+        machine = self.machine
+        self.context.send("consensus", Applied(machine.last_applied, machine.log_time_ms, questions, self.spare))
 
     # --- entries and reads
 
@@ -260,6 +273,8 @@ class Applier(Actor):
         if entries:
             self.term = entries[-1][0]
         self.log_bytes += len(message.entries)
+        if not self.marks or machine.commands - self.marks[-1][1] > self.policy.keep // (MARKS // 2):
+            self.marks.append((machine.last_applied, machine.commands))
         self.unannounced_runs += 1
         self.answer_reads()
 
@@ -296,7 +311,7 @@ class Applier(Actor):
             return False
         if any(revision <= machine.revision for _, revision in self.requests):
             return True
-        entries = machine.last_applied - self.snapshot_index
+        entries = max(machine.last_applied - self.snapshot_index, machine.commands - self.snapshot_commands)
         return machine.last_applied >= self.retry_index and self.policy.is_due(
             entries, self.log_bytes, self.snapshot_bytes
         )
@@ -308,7 +323,9 @@ class Applier(Actor):
             self.answer_requests(machine.revision)  # nothing was applied since the last one
             return
         header = SnapshotHeader(machine.last_applied, self.term, self.config)
-        self.taking = Taking(machine.freeze(), header, machine.revision, self.log_bytes)
+        kept_from = machine.commands - self.policy.keep
+        self.spare = max((index for index, commands in self.marks if commands <= kept_from), default=self.spare)
+        self.taking = Taking(machine.freeze(), header, machine.revision, machine.commands, self.log_bytes)
         self.wakeup_ms = 0
 
     def continue_snapshot(self) -> None:
@@ -349,6 +366,7 @@ class Applier(Actor):
             return
         self.stop_taking("" if taking.index == message.index else f"there is one of the first {message.index}")
         self.log_bytes -= taking.log_bytes
+        self.snapshot_commands = taking.commands
         self.answer_requests(taking.revision)  # a newer one does as well
 
     def answer_requests(self, revision: int) -> None:

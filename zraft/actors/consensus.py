@@ -157,7 +157,7 @@ class Consensus(Actor):
         self.questions -= message.standing
         if not message.standing:
             if self.raft is not None and self.applier_knows:
-                self.raft.on_applied(message.last_applied)
+                self.raft.on_applied(message.last_applied, message.spare)
         elif not self.questions:
             self.standing = message
             if self.raft is not None and not self.raft.output.restore:

@@ -13,6 +13,7 @@ from zraft.errors import NodeMustStop, impossible
 from zraft.messages import Entry
 
 ENTRY_OVERHEAD_BYTES = 100  # of an Entry in memory, beside its data
+MARK_BYTES = 1024 * 1024  # of entries between two indices that are remembered for `index_before`
 MAX_RUN_BYTES = 1024 * 1024  # of entries in one message or one write, unless a single entry is larger
 
 
@@ -61,6 +62,8 @@ class RaftLog:
         self.unsent_index = last_index + 1  # the first entry that was not handed to the disk yet
         self.reset_unsent = False  # the disk has not been told yet that the log begins anew, at this base
         self._writes: deque[list[int]] = deque()  # [sequence, last index that its completion proves durable]
+        self._marks: list[int] = []  # ascending; MARK_BYTES of entries, or more, lie between two of them
+        self._unmarked_bytes = 0  # appended since the last of them
         self._run_cache: tuple[int, int, tuple[Entry, ...]] = (0, 0, ())
 
     # --- reading
@@ -124,6 +127,12 @@ class RaftLog:
         self._run_cache = (first, last, entries)
         return entries
 
+    def index_before(self, index: int, size_bytes: int) -> int:
+        """Behind which index, up to `index`, so many bytes of entries came, or somewhat more; the base if fewer did
+        since this node's start, for of older entries no sizes are known here."""
+        position = bisect_right(self._marks, index) - size_bytes // MARK_BYTES - 1
+        return self._marks[position] if position >= 0 else self.base_index
+
     def tail(self) -> tuple[Entry, ...]:
         """All entries in memory, from tail_first on."""
         return tuple(self._entries)
@@ -135,6 +144,7 @@ class RaftLog:
         self._entries.extend(entries)
         index = self.last_index
         term = self._run_term[-1]
+        before = self.tail_bytes
         for entry_term, _, _, data in entries:
             index += 1
             self.tail_bytes += len(data) + ENTRY_OVERHEAD_BYTES
@@ -145,6 +155,10 @@ class RaftLog:
         if entries:
             self.last_index = index
             self.last_time_ms = max(self.last_time_ms, entries[-1].time_ms)
+            self._unmarked_bytes += self.tail_bytes - before
+            if self._unmarked_bytes >= MARK_BYTES:
+                self._marks.append(index)
+                self._unmarked_bytes = 0
 
     def truncate(self, first: int) -> None:
         """Remove the entries from first on. Completions of writes already under way prove nothing about what will
@@ -157,6 +171,7 @@ class RaftLog:
         del self._entries[kept:]
         self.tail_first = min(self.tail_first, first)
         self.last_index = first - 1
+        del self._marks[bisect_right(self._marks, first - 1) :]
         while self._run_first[-1] >= first:
             del self._run_first[-1], self._run_term[-1]
         self.durable_index = min(self.durable_index, first - 1)
@@ -173,6 +188,7 @@ class RaftLog:
         run = self._run(through)
         self._run_first[: run + 1] = [through]
         self._run_term[: run + 1] = [term]
+        del self._marks[: bisect_right(self._marks, through)]
         gone = max(0, through - self.tail_first + 1)
         for entry in self._entries[:gone]:
             self.tail_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
@@ -183,6 +199,7 @@ class RaftLog:
         """Drop all entries: a snapshot up to index, of that term, is on this node's disk, and the log goes on after it
         (paper figure 13, step 7). Completions of writes under way prove nothing about what will stand there."""
         self._run_first, self._run_term = [index], [term]
+        self._marks.clear()
         self.last_index = self.durable_index = index
         self.unsent_index = index + 1
         self._entries, self.tail_first, self.tail_bytes = [], index + 1, 0

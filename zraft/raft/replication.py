@@ -220,9 +220,11 @@ class Replication(State):
         self.applying_index += len(entries)
         self.applying_runs.append(self.applying_index)
 
-    def on_applied(self, index: int) -> None:
-        """The state machine has applied up to index; what peers are unlikely to need may leave memory."""
+    def on_applied(self, index: int, spare: int = 0) -> None:
+        """The state machine has applied up to index; what peers are unlikely to need may leave memory. spare: up to
+        there the log need not keep entries behind a snapshot, although they are among the last `snapshot_keep`."""
         self.applied_index = max(self.applied_index, index)
+        self.spare_index = max(self.spare_index, spare)
         while self.applying_runs and self.applying_runs[0] <= index:
             self.applying_runs.popleft()
         self.log.forget(self.applied_index, KEEP_TAIL_BYTES)

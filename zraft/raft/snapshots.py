@@ -13,8 +13,13 @@ from zraft.raft.replication import Replication
 from zraft.raft.state import Role, SavedSnapshot
 
 MAX_HELD_ENTRIES = 500_000
-"""A leader keeps so many entries, at most, for a follower that is being brought up to date: else each snapshot that it
-gets would be too old by the time that it has it."""
+MAX_HELD_BYTES = 1024 * 1024 * 1024
+"""A leader keeps so much, at most, for a follower that is being brought up to date: else each snapshot that it gets
+would be too old by the time that it has it."""
+
+MAX_KEPT_BYTES = 16 * 1024 * 1024
+"""Of `Settings.snapshot_keep`: with entries of a hundred KiB, which batches of writes are, sending more would take
+longer than a snapshot."""
 
 
 class Snapshots(Replication):
@@ -106,11 +111,14 @@ class Snapshots(Replication):
     def compact(self) -> None:
         """Let go of the log that is behind the *older* of the two snapshots on disk, so that the newer one may turn
         out damaged, and that no follower is likely to need (trap 25: compacted <= snapshot)."""
-        through = min(self.snapshot.older_index, self.snapshot.index - self.settings.snapshot_keep, self.applied_index)
+        index, log = self.snapshot.index, self.log
+        kept = max(index - self.settings.snapshot_keep, self.spare_index, log.index_before(index, MAX_KEPT_BYTES))
+        held = max(index - MAX_HELD_ENTRIES, log.index_before(index, MAX_HELD_BYTES))
+        through = min(self.snapshot.older_index, kept, self.applied_index)
         for progress in self.progress.values():
             if self.now_ms - progress.last_contact_ms <= self.settings.election_timeout_ms[1]:
                 needed = max(progress.match_index, progress.snapshot_index)
-                through = min(through, max(needed, self.snapshot.index - MAX_HELD_ENTRIES))
-        if through > self.log.base_index:
-            self.log.compact(through)
+                through = min(through, max(needed, held))
+        if through > log.base_index:
+            log.compact(through)
             self.output.compact = through

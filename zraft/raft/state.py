@@ -137,6 +137,7 @@ class State:
         self.commit_index = max(applied, self.snapshot.index)
         self.applying_index = applied  # handed to the applier
         self.applied_index = applied
+        self.spare_index = 0  # as the applier says (`Applied`)
         self.applying_runs: deque[int] = deque()  # last index of each run that the applier has not finished
         self.reading_for_applier = False  # entries for it are being read from disk
         self.replay_until = self.log.last_index if self.log.last_index > applied else 0  # what was there at the start

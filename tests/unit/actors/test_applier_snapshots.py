@@ -20,6 +20,7 @@ from zraft.messages import (
     SnapshotWritten,
     TakeSnapshot,
 )
+from zraft.statemachine.codec import Op, pack_batch
 from zraft.wire import pack_entries
 
 # ---- when ----------------------------------------------------------------------------------------------------------
@@ -47,6 +48,34 @@ def test_a_snapshot_is_taken_when_it_is_due_and_not_before() -> None:
     assert machine.state_hash == machine_after(10).state_hash
     scene.say(entries(11, 19))
     assert scene.applier.taking is None, "ten more, and as many bytes as the last one has"
+
+
+def batch(index: int, first: int, count: int) -> Apply:
+    """A batch of `count` sets as entry `index`, in the session of `command`."""
+    commands = [(int(Op.SET), b"key %06d" % number, b"v" * 1_000) for number in range(first, first + count)]
+    entry = Entry(1, 100, EntryKind.COMMAND, pack_batch(2, first, first - 1, commands))
+    return Apply(index, pack_entries([entry]), ())
+
+
+def test_a_batch_counts_as_its_commands() -> None:
+    scene = Scene(SnapshotPolicy(entries=100, keep=50)).begin()
+    scene.say(entries(1, 2))
+    scene.say(batch(3, 1, 60), batch(4, 61, 30))
+    assert scene.applier.taking is None
+    scene.say(batch(5, 91, 12))
+    assert scene.applier.taking is not None
+    scene.deliver()
+    assert list(scene.files()) == [5]
+    assert [message.spare for message in scene.say(*[batch(6 + k, 103 + k, 1) for k in range(8)])] == [2], (
+        "of the last fifty commands before the snapshot entry 3 has some"
+    )
+    scene.say(batch(14, 111, 60))
+    assert scene.applier.taking is None, "as many bytes as half of the last one, but not as many commands"
+    scene.say(batch(15, 171, 40))
+    scene.deliver()
+    assert list(scene.files()) == [5, 15]
+    spares = [message.spare for message in scene.say(*[batch(16 + k, 211 + k, 1) for k in range(8)])]
+    assert spares == [13], "entry 14 has the ten that are missing from fifty"
 
 
 def test_none_is_taken_before_the_members_are_known() -> None:

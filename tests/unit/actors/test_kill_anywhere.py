@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from random import Random
 
+import fake_cluster
 import pytest
 from fake_cluster import ACTORS, Cluster, ClusterNode, Writer
 
 from zraft.actors import applier, consensus
+from zraft.actors.applier import SnapshotPolicy
 from zraft.messages import StopRequest
 from zraft.raft import Role, progress
 
@@ -288,7 +290,8 @@ def test_a_clean_end_hands_leadership_over_and_the_others_go_on() -> None:
     assert writer.longest_gap_ms() < 500, "nobody waited for an election timeout"
 
 
-def test_a_disk_that_fails_stops_its_node_and_the_others_go_on() -> None:
+def test_a_disk_that_fails_stops_its_node_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake_cluster, "POLICY", SnapshotPolicy())  # none, so that it is the log that is written
     cluster = Cluster("broken disk")
     node = pick(cluster, "leader")
     writer = Writer(cluster, window=3)

@@ -51,7 +51,7 @@ def load(seed: object) -> tuple[Cluster, ClusterNode, Writer]:
 @pytest.mark.parametrize("seed", range(3))
 def test_stages_add_up_to_what_the_node_took(recorders: dict[str, Stages], seed: int) -> None:
     cluster, leader, writer = load(seed)
-    cluster.run_until(lambda: writer.writes >= 90)
+    cluster.run_until(lambda: writer.writes >= 500)
     writer.finish()
     cluster.check_equal_states()
     found = times(recorders[leader.name])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zraft.errors import ImpossibleState, NodeMustStop
 from zraft.messages import Entry, EntryKind
-from zraft.raft.log import ENTRY_OVERHEAD_BYTES, RaftLog
+from zraft.raft.log import ENTRY_OVERHEAD_BYTES, MARK_BYTES, RaftLog
 
 
 def entry(term: int, data: bytes = b"x", time_ms: int = 0) -> Entry:
@@ -393,3 +393,21 @@ def test_it_behaves_as_a_list_and_never_calls_durable_what_the_disk_does_not_hol
     for number, (name, *arguments) in enumerate(steps):
         getattr(model, name)(number, *arguments)
         model.check()
+
+
+def test_index_before_so_many_bytes() -> None:
+    log = RaftLog([], 0, [])
+    quarter = bytes(MARK_BYTES // 4 - ENTRY_OVERHEAD_BYTES)
+    for _ in range(40):
+        log.append([entry(1, quarter)])
+    assert [log.index_before(40, size * MARK_BYTES) for size in (0, 1, 3, 8, 9, 10, 99)] == [40, 36, 28, 8, 4, 0, 0]
+    assert log.index_before(38, MARK_BYTES) == 32, "at least so many bytes up to there"
+    log.truncate(34)
+    assert log.index_before(33, MARK_BYTES) == 28
+    log.synced(0)
+    log.durable_index = 33
+    log.compact(6)
+    assert [log.index_before(33, size * MARK_BYTES) for size in (5, 6, 7)] == [12, 8, 6], "never before the base"
+    log.reset(50, 2)
+    log.append([entry(2, quarter)])
+    assert log.index_before(51, MARK_BYTES) == 50

@@ -32,6 +32,35 @@ def test_compaction_keeps_some_entries_for_followers_that_lag() -> None:
         assert node.raft.log.base_index == expected == node.raft.snapshot.index - 8 or not expected
 
 
+def test_compaction_keeps_fewer_entries_where_they_are_batches() -> None:
+    cluster = Cluster(1)
+    cluster.elect("n1")
+    raft = cluster["n1"].raft
+    raft.settings = SETTINGS._replace(snapshot_keep=100)
+    for spare, expected in ((0, 0), (2, 2), (3, 3), (2, 3), (9, 9), (99, 16)):
+        raft.on_applied(raft.applied_index, spare)
+        grow(cluster, "n1")
+        assert raft.log.base_index == expected, "at most what is behind the older snapshot"
+
+
+def test_what_is_kept_and_what_is_held_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zraft.raft.log.MARK_BYTES", 1)  # each append has a mark
+    for name, settings in (("MAX_KEPT_BYTES", SETTINGS._replace(snapshot_keep=100)), ("MAX_HELD_BYTES", SETTINGS)):
+        cluster = Cluster(3)
+        cluster.elect("n1")
+        cluster.run(200)
+        raft = cluster["n1"].raft
+        raft.settings = settings
+        if name == "MAX_HELD_BYTES":
+            cluster.drop = lambda packet: packet.receiver == "n3" and type(packet.message) is AppendEntries
+        for size_bytes, has_gone in ((1000, False), (2, True)):
+            monkeypatch.setattr(f"zraft.raft.snapshots.{name}", size_bytes)
+            for _ in range(3):
+                grow(cluster, "n1")
+                cluster.run(100)
+            assert (raft.log.base_index > 1) == has_gone, name
+
+
 @pytest.mark.parametrize(("held", "base"), [(100, 1), (5, 8), (0, 10)])
 def test_compaction_holds_back_for_a_follower_that_answers_but_not_for_ever(
     held: int, base: int, monkeypatch: pytest.MonkeyPatch
