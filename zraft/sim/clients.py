@@ -80,7 +80,9 @@ class SimClient:
             core.on_frame(endpoint, frame, now)
         while self.running and self._ready_us and self._ready_us[0] <= now_us:
             heapq.heappop(self._ready_us)
-            self._ask(now)
+            burst = [self._options.burst]
+            for _ in range(self._options.burst):
+                self._ask(now, burst)
         core.tick(now)
         for outgoing in core.frames_to_send(now):
             if not self._cluster.network.send_client(
@@ -95,7 +97,8 @@ class SimClient:
 
     # --- operations
 
-    def _ask(self, now: float) -> None:
+    def _ask(self, now: float, burst: list[int]) -> None:
+        """One operation. burst: how many of those begun with it are not answered yet."""
         rng = self._rng
         key = f"k{rng.randrange(self._options.keys)}"
         least_ms, most_ms = self._options.client_timeout_ms
@@ -114,10 +117,17 @@ class SimClient:
         else:
             op, request = "delete", requests.delete_key(key)
         self.open_operations += 1
-        self._core.submit(request, deadline, partial(self._on_done, op, key, args, self._scheduler.now_us))
+        self._core.submit(request, deadline, partial(self._on_done, op, key, args, self._scheduler.now_us, burst))
 
     def _on_done(
-        self, op: str, key: str, args: tuple[str | None, ...], called_us: int, value: Any, error: Exception | None
+        self,
+        op: str,
+        key: str,
+        args: tuple[str | None, ...],
+        called_us: int,
+        burst: list[int],
+        value: Any,
+        error: Exception | None,
     ) -> None:
         self.open_operations -= 1
         outcome, result = "ok", None
@@ -140,4 +150,6 @@ class SimClient:
         )
         self.history.append(operation)
         self._cluster.trace.event(now_us, f"{self.name} {op} {key} {args} -> {outcome} {result}")
-        self._rest()
+        burst[0] -= 1
+        if not burst[0]:
+            self._rest()

@@ -108,7 +108,8 @@ class Options(NamedTuple):
     nodes: int = 3  # that found the cluster
     spares: int = 3  # machines that may join it later
     clients: int = 4
-    client_window: int = 2  # operations that a client has under way
+    client_window: int = 2  # operations that a client has under way, or bursts of them
+    burst: int = 1  # operations that a client begins at once; the writes among them go as one batch
     think_ms: int = 60  # mean pause of a client between two operations
     read_parts: tuple[float, ...] = READ_PARTS  # each client draws one: the part of its operations that are reads
     client_timeout_ms: tuple[int, int] = (1_000, 6_000)
@@ -169,6 +170,7 @@ def draw_options(seed: int, nodes: int, faults_ms: int) -> Options:
         faults=faults,
         fault_interval_ms=rng.choice([800, 1_500, 3_000] if is_quiet else [150, 500, 1_500, 4_000]),
         spares=rng.choice([1, 2, 3]),
+        burst=_draw_burst(seed),
     )
     if faults == LATE:
         return drawn._replace(
@@ -182,6 +184,12 @@ def draw_options(seed: int, nodes: int, faults_ms: int) -> Options:
             snapshot_entries=2, snapshot_keep=0,
         )  # fmt: skip
     return drawn
+
+
+def _draw_burst(seed: int) -> int:
+    # From a generator of its own, so that what the others draw stays what it was.
+    rng = Random(f"burst {seed}")
+    return rng.choice([2, 3, 5]) if rng.random() < 0.2 else 1
 
 
 def _draw_faults(rng: Random) -> tuple[str, ...]:
