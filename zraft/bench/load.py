@@ -62,8 +62,7 @@ class Load:
 
     def __init__(self, plan: Plan, core: ClientCore, clock: Callable[[], float]) -> None:
         self.plan = plan
-        self.latencies = {"put": Histogram(), "get": Histogram()}
-        self.seconds: dict[int, dict[str, Histogram]] = {}  # of the measured time -> the same
+        self.seconds: dict[int, dict[str, Histogram]] = {}  # of the measured time -> latencies of its operations
         self.completed = 0  # within the measured time
         self.answered = 0  # in all
         self.errors: Counter[str] = Counter()
@@ -133,12 +132,20 @@ class Load:
             self.completed += 1
         # One that failed counts with the time that it was waited for: to leave it out would flatter.
         latency_us = int((now - due) * 1_000_000)
-        self.latencies[kind].record(latency_us)
         second = int(min(now, self._end - 1e-6) - self._measured_from)
         histograms = self.seconds.get(second)
         if histograms is None:
             histograms = self.seconds[second] = {"put": Histogram(), "get": Histogram()}
         histograms[kind].record(latency_us)
+
+    @property
+    def latencies(self) -> dict[str, Histogram]:
+        """Of all operations in the measured time."""
+        total = {"put": Histogram(), "get": Histogram()}
+        for kinds in self.seconds.values():
+            for kind, histogram in kinds.items():
+                total[kind].add(histogram)
+        return total
 
     def as_json(self) -> dict[str, Any]:
         """The result, for `Result.from_json`."""
