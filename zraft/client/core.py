@@ -57,7 +57,7 @@ OPEN_SECONDS = 5.0
 # Deadlines are kept to this: looking over all calls for each one's own instant would be quadratic.
 EXPIRY_SECONDS = 0.01
 
-_OK = int(ReplyStatus.OK)
+_OK, _OK_CODE = int(ReplyStatus.OK), int(ResultCode.OK)
 _KINDS_WITHOUT_EFFECT = (READ, int(RequestKind.STATUS), int(RequestKind.ENDPOINTS))
 
 
@@ -231,7 +231,7 @@ class ClientCore:
                 result = decode_result(body)
                 if self._route.settled(link):
                     self._discovery.due_at = now
-                if result[0] != ResultCode.OK:
+                if result[0] != _OK_CODE:
                     self._on_result(call, result, current, now)
                     return
                 value = call.request.convert(result)

@@ -20,7 +20,7 @@ MAX_CALLS_PER_FRAME = 256
 
 # Of a batch of writes, which is one entry of the log, unless it is a single write.
 MAX_BATCH_BYTES = 128 * 1024
-BATCHED_OPS = frozenset((Op.SET, Op.DELETE, Op.CAS))
+BATCHED_OPS = frozenset(map(int, (Op.SET, Op.DELETE, Op.CAS)))
 
 # What a write takes besides its arguments, at most.
 _WRITE_OVERHEAD_BYTES = 64

@@ -91,6 +91,7 @@ class Request(NamedTuple):
 
 WRITE = int(RequestKind.WRITE)
 READ = int(RequestKind.READ)
+_SET, _DELETE, _CAS = int(Op.SET), int(Op.DELETE), int(Op.CAS)  # of an enum's member the hash is a call
 
 _first = itemgetter(1)
 
@@ -128,18 +129,18 @@ def _checked(what: str, data: Data, check: Callable[[object], None]) -> bytes:
 
 # ---- writes ------------------------------------------------------------------------------------------------------
 
-OPEN_SESSION = Request("open session", WRITE, _first, op=Op.OPEN_SESSION)
-CLOSE_SESSION = Request("close session", WRITE, _nothing, op=Op.CLOSE_SESSION)
+OPEN_SESSION = Request("open session", WRITE, _first, op=int(Op.OPEN_SESSION))
+CLOSE_SESSION = Request("close session", WRITE, _nothing, op=int(Op.CLOSE_SESSION))
 
 
 def set_key(key: Data, value: Data) -> Request:
     """Set `key`; answered by the new revision. Raises `InvalidRequest` where key or value is too large."""
-    return Request("set", WRITE, _first, op=Op.SET, arguments=(_key(key), _value(value)))
+    return Request("set", WRITE, _first, op=_SET, arguments=(_key(key), _value(value)))
 
 
 def delete_key(key: Data) -> Request:
     """Delete `key`; answered by whether it was there. Raises `InvalidRequest`."""
-    return Request("delete", WRITE, _first, op=Op.DELETE, arguments=(_key(key),))
+    return Request("delete", WRITE, _first, op=_DELETE, arguments=(_key(key),))
 
 
 def compare_and_set(key: Data, expected: Data | None, new: Data) -> Request:
@@ -148,7 +149,7 @@ def compare_and_set(key: Data, expected: Data | None, new: Data) -> Request:
     Raises `InvalidRequest`.
     """
     compared = None if expected is None else _value(expected)
-    return Request("cas", WRITE, _first, op=Op.CAS, arguments=(_key(key), compared, _value(new)))
+    return Request("cas", WRITE, _first, op=_CAS, arguments=(_key(key), compared, _value(new)))
 
 
 # ---- reads -------------------------------------------------------------------------------------------------------
