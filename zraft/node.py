@@ -56,7 +56,6 @@ START_ORDER = (
 )
 JOIN_SECONDS = 1.0
 SLOW_START_SECONDS = 1.0
-SNAPSHOT_PAUSE_MS = 1_000
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +213,7 @@ class Node:
         config, context = self.config, self.context
         members = {node: Address(at.client, at.peer) for node, at in config.cluster.items()}
         settings = Settings(config.election_timeout_ms, config.heartbeat_ms, config.snapshot_keep)
-        policy = SnapshotPolicy(config.snapshot_entries, config.snapshot_bytes, config.snapshot_keep, SNAPSHOT_PAUSE_MS)
+        policy = SnapshotPolicy(config.snapshot_entries, config.snapshot_bytes, config.snapshot_keep)
         founding = Membership(0, {} if config.join else members)
         own = members.get(config.node) or Address(*(_reachable(at) for at in (config.bind_client, config.bind_peer)))
         endpoints = [

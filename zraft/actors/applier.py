@@ -55,13 +55,11 @@ class SnapshotPolicy(NamedTuple):
     """When to take a snapshot: so many entries after the last one, or so many bytes of them, but not before those are
     half as many bytes as the last snapshot has: else a large state would be written over and over. Two such logs, the
     two snapshots that are kept and the one being written are four times the state. keep: entries that stay in the log
-    behind a snapshot. A batch of commands counts as so many entries. pause_ms: from one snapshot to the next, unless so
-    many bytes have come: a small state that changes fast would be written several times a second else."""
+    behind a snapshot. A batch of commands counts as so many entries."""
 
     entries: int = 10_000
     bytes: int = 64 * 1024 * 1024
     keep: int = 5_000
-    pause_ms: int = 0
 
     def is_due(self, entries: int, log_bytes: int, snapshot_bytes: int) -> bool:
         """entries, log_bytes: applied since the last snapshot; snapshot_bytes: its size."""
@@ -138,7 +136,6 @@ class Applier(Actor):
         self.marks: deque[tuple[int, int]] = deque(maxlen=MARKS)  # (index, commands applied up to there), now and then
         self.spare = 0  # see Applied
         self.snapshot_bytes = 0
-        self.taken_ms = 0  # when the last one was begun
         self.log_bytes = 0  # applied since the last snapshot
         self.retry_index = 0  # no snapshot before this entry: the last one failed
         self.waiting_reads: deque[tuple[int, int, bytes]] = deque()  # (read_index, token, query)
@@ -315,18 +312,9 @@ class Applier(Actor):
         if any(revision <= machine.revision for _, revision in self.requests):
             return True
         entries = max(machine.last_applied - self.snapshot_index, machine.commands - self.snapshot_commands)
-        if machine.last_applied < self.retry_index:
-            return False
-        return self.policy.is_due(entries, self.log_bytes, self.snapshot_bytes) and not self.pauses()
-
-    def pauses(self) -> bool:
-        """Whether the last snapshot is too young for another; then it is looked at again when it is old enough."""
-        now_ms, ends_ms = self.context.now_ms(), self.taken_ms + self.policy.pause_ms
-        if not self.taken_ms or now_ms >= ends_ms or self.log_bytes >= self.policy.bytes:
-            return False
-        if self.wakeup_ms is None:
-            self.wakeup_ms = ends_ms
-        return True
+        return machine.last_applied >= self.retry_index and self.policy.is_due(
+            entries, self.log_bytes, self.snapshot_bytes
+        )
 
     def take_snapshot(self) -> None:
         """Begin one of the present state. It is serialized in slices between batches (dissertation 5.1)."""
@@ -338,7 +326,6 @@ class Applier(Actor):
         kept_from = machine.commands - self.policy.keep
         self.spare = max((index for index, commands in self.marks if commands <= kept_from), default=self.spare)
         self.taking = Taking(machine.freeze(), header, machine.revision, machine.commands, self.log_bytes)
-        self.taken_ms = self.context.now_ms()
         self.wakeup_ms = 0
 
     def continue_snapshot(self) -> None:

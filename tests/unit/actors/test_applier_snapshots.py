@@ -78,26 +78,6 @@ def test_a_batch_counts_as_its_commands() -> None:
     assert spares == [13], "entry 14 has the ten that are missing from fifty"
 
 
-def test_a_small_state_that_changes_fast_is_not_written_all_the_time() -> None:
-    scene = Scene(SnapshotPolicy(entries=10, bytes=50_000, pause_ms=1_000)).begin()
-    scene.clock.now_ms = 5_000
-    scene.say(entries(1, 20))
-    scene.deliver()
-    assert list(scene.files()) == [20], "the first waits for nothing"
-    scene.say(entries(21, 40))
-    assert scene.applier.taking is None and scene.applier.wakeup_ms == 6_000
-    scene.clock.now_ms = 5_900
-    scene.say(entries(41, 60))
-    assert scene.applier.taking is None
-    scene.wake()  # nothing else comes
-    scene.deliver()
-    assert list(scene.files()) == [20, 60] and scene.applier.wakeup_ms is None
-    scene.say(entries(61, 100))
-    assert scene.applier.taking is None
-    scene.say(entries(101, 115))
-    assert scene.applier.taking is not None, "so many bytes do not wait"
-
-
 def test_none_is_taken_before_the_members_are_known() -> None:
     scene = Scene(SnapshotPolicy(entries=1)).begin()
     scene.say(Apply(1, pack_entries([Entry(1, 0, EntryKind.NOOP, b"")]), ()))
