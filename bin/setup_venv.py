@@ -16,9 +16,10 @@ LOG = os.path.join(VENV, "zraft-set-up.log")
 LOCK = os.path.join(ROOT, ".venv.lock")
 OLDEST_PYTHON = (3, 10)
 
-# Calls, attributes, dictionaries, tuples; prints the shortest time of some.
+# What pip needs; then calls, attributes, dictionaries, tuples. Prints the shortest time of some.
 SOME_WORK = """
-import ensurepip, time
+import ctypes, ensurepip, ssl, sys, time
+assert sys.implementation.name == "cpython"
 class Thing:
     def __init__(self, number):
         self.number = number
@@ -105,9 +106,17 @@ def _set_up(for_tests):
         if os.path.exists(MARKER):
             os.remove(MARKER)
         _say(f"once, in {VENV} (takes up to a minute)")
-        if not _is_usable_venv():
-            _make_venv(lock)
-        _install(for_tests, lock)
+        python = None if _is_usable_venv() else _fastest_python()
+        try:
+            if python is not None:
+                _make_venv(python, lock)
+            _install(for_tests, lock)
+        except SetUpFailed as failure:
+            if python in (None, sys.executable) or "network" in str(failure):
+                raise
+            _say(f"{failure}; once more, with {sys.executable}")
+            _make_venv(sys.executable, lock)
+            _install(for_tests, lock)
         _write_marker(for_tests)
         _say("finished")
 
@@ -149,13 +158,7 @@ def _is_usable_venv():
         return False
 
 
-def _make_venv(lock):
-    python = _fastest_python()
-    if python is None:
-        raise SetUpFailed(
-            f"this Python ({sys.executable}) cannot make virtualenvs, for it lacks ensurepip; on Debian or Ubuntu: "
-            f"apt install python{sys.version_info[0]}.{sys.version_info[1]}-venv, then run this again"
-        )
+def _make_venv(python, lock):
     _say(f"making the virtualenv with {python}")
     status, output = _run([python, "-m", "venv", "--clear", VENV], lock, None)
     if status != 0:
@@ -164,8 +167,7 @@ def _make_venv(lock):
 
 
 def _fastest_python():
-    """This Python, or another build of the same version if that is faster by a tenth at least; None: none can make
-    virtualenvs.
+    """This Python, or another build of the same version if that is faster by a tenth at least.
 
     One that was compiled without profile-guided optimization, as pyenv does it unless told otherwise, takes a fifth
     longer for everything than the system's.
@@ -185,13 +187,18 @@ def _fastest_python():
             if seconds is not None:
                 times[python] = min(seconds, times.get(python, seconds))
     fastest = min(times, key=times.get, default=None)
-    if sys.executable in times and times[fastest] > 0.9 * times[sys.executable]:
+    if fastest is None:
+        raise SetUpFailed(
+            f"this Python ({sys.executable}) cannot make virtualenvs, for it lacks ensurepip; on Debian or Ubuntu: "
+            f"apt install {name}-venv, then run this again"
+        )
+    if times[fastest] > 0.9 * times.get(sys.executable, float("inf")):
         return sys.executable
     return fastest
 
 
 def _seconds_of(python):
-    """How long this Python takes for some work of the kind that zraft does; None: it has no ensurepip."""
+    """How long this Python takes for some work of the kind that zraft does; None: it lacks what a virtualenv needs."""
     import subprocess
 
     try:

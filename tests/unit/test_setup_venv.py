@@ -52,7 +52,7 @@ def test_where_none_can_make_virtualenvs_it_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(set_up, "_seconds_of", lambda python: None)
     with pytest.raises(set_up.SetUpFailed, match=f"apt install {NAME}-venv"):
-        set_up._make_venv(None)
+        set_up._fastest_python()
 
 
 def test_how_fast_one_is_is_measured(set_up: Any) -> None:

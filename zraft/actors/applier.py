@@ -137,7 +137,7 @@ class Applier(Actor):
         self.spare = 0  # see Applied
         self.snapshot_bytes = 0
         self.log_bytes = 0  # applied since the last snapshot
-        self.retry_index = 0  # no snapshot before this entry: the last one failed
+        self.retry_index = self.retry_commands = 0  # no snapshot before one of these is applied: the last one failed
         self.waiting_reads: deque[tuple[int, int, bytes]] = deque()  # (read_index, token, query)
         self.replies: list[tuple[int, int, bytes]] = []
         self.answer_bytes = 0  # to reads, in this batch
@@ -210,7 +210,7 @@ class Applier(Actor):
             raise impossible("a snapshot of another index", header=header.index, state=self.machine.last_applied)
         self.term, self.config = header.term, header.config
         self.snapshot_index, self.snapshot_bytes, self.log_bytes = header.index, size, 0
-        self.snapshot_commands = self.machine.commands
+        self.snapshot_commands = self.retry_commands = self.machine.commands
         self.marks.clear()
         self.loading = None
         log.info("loaded the snapshot of the first %d entries: %d keys", header.index, self.machine.key_count)
@@ -312,9 +312,9 @@ class Applier(Actor):
         if any(revision <= machine.revision for _, revision in self.requests):
             return True
         entries = max(machine.last_applied - self.snapshot_index, machine.commands - self.snapshot_commands)
-        return machine.last_applied >= self.retry_index and self.policy.is_due(
-            entries, self.log_bytes, self.snapshot_bytes
-        )
+        if machine.last_applied < self.retry_index and machine.commands < self.retry_commands:
+            return False
+        return self.policy.is_due(entries, self.log_bytes, self.snapshot_bytes)
 
     def take_snapshot(self) -> None:
         """Begin one of the present state. It is serialized in slices between batches (dissertation 5.1)."""
@@ -378,7 +378,8 @@ class Applier(Actor):
     def on_snapshot_failed(self, sender: str, message: SnapshotFailed) -> None:
         """There is no space: try again somewhat later."""
         self.stop_taking(message.reason)
-        self.retry_index = self.machine.last_applied + max(1, self.policy.entries // 10)
+        wait = max(1, self.policy.entries // 10)
+        self.retry_index, self.retry_commands = self.machine.last_applied + wait, self.machine.commands + wait
         text = f"no snapshot was taken: {message.reason}".encode()
         self.replies += [(token, int(ReplyStatus.REFUSED), text) for token, _ in self.requests]
         self.requests.clear()

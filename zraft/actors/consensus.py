@@ -53,7 +53,7 @@ from zraft.messages import (
     WriteSnapshot,
 )
 from zraft.raft import NOTHING, Address, Membership, Output, Raft, Role, SavedSnapshot, Settings, Write
-from zraft.raft.log import MAX_RUN_BYTES
+from zraft.raft.log import MAX_APPLY_BYTES, MAX_RUN_BYTES
 from zraft.raft.progress import SNAPSHOT_PIECE_BYTES
 from zraft.recovered import durable_from, log_from, unpack_batches
 from zraft.waiting import Proposals, Transfers
@@ -412,7 +412,8 @@ class Consensus(Actor):
         if output.messages:
             self.context.send("transport", Outbound(self.packed(output.messages)))
         for reader, first in output.log_reads:
-            self.context.send("log_writer", ReadLog(reader, first, MAX_RUN_BYTES))
+            size_bytes = MAX_RUN_BYTES if reader else MAX_APPLY_BYTES
+            self.context.send("log_writer", ReadLog(reader, first, size_bytes))
         for leader, piece in output.snapshot_pieces:
             _, index, term, offset, size, data = piece
             write = WriteSnapshot(leader, index, term, offset, data, offset + len(data) >= size)

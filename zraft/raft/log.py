@@ -13,17 +13,19 @@ from zraft.errors import NodeMustStop, impossible
 from zraft.messages import Entry
 
 ENTRY_OVERHEAD_BYTES = 100  # of an Entry in memory, beside its data
+MAX_APPLY_BYTES = 128 * 1024  # of entries for the state machine at a time: batches hold thousands of commands
 MARK_BYTES = 1024 * 1024  # of entries between two indices that are remembered for `index_before`
 MAX_RUN_BYTES = 1024 * 1024  # of entries in one message or one write, unless a single entry is larger
 
 
-def first_run(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    """As many of the entries as go into one message: MAX_RUN_BYTES, at least one. Their number is bounded by that, too
-    (each counts ENTRY_OVERHEAD_BYTES), and every receiver relies on it (`wire.MAX_ARRAY`)."""
+def first_run(entries: Sequence[Entry], most_bytes: int | None = None) -> tuple[Entry, ...]:
+    """As many of the entries as go into one message: MAX_RUN_BYTES, or so many, at least one. Their number is bounded by
+    that, too (each counts ENTRY_OVERHEAD_BYTES), and every receiver relies on it (`wire.MAX_ARRAY`)."""
+    most_bytes = MAX_RUN_BYTES if most_bytes is None else most_bytes
     size = 0
     for count, entry in enumerate(entries):
         size += len(entry.data) + ENTRY_OVERHEAD_BYTES
-        if size > MAX_RUN_BYTES and count:
+        if size > most_bytes and count:
             return tuple(entries[:count])
     return tuple(entries)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from zraft.errors import impossible
 from zraft.messages import AppendEntries, AppendReply, Entry, EntryKind, Heartbeat, HeartbeatReply
-from zraft.raft.log import ENTRY_OVERHEAD_BYTES, first_run
+from zraft.raft.log import ENTRY_OVERHEAD_BYTES, MAX_APPLY_BYTES, first_run
 from zraft.raft.membership import Membership
 from zraft.raft.progress import Progress, ProgressState
 from zraft.raft.state import Role, State
@@ -212,7 +212,8 @@ class Replication(State):
                     self.reading_for_applier = True
                     self.output.log_reads.append(("", first))
                 return
-            self.hand_to_applier(first, self.log.slice(first, last))
+            # Of what fits, the same tuple that the peers are sent, which is encoded once.
+            self.hand_to_applier(first, first_run(self.log.slice(first, last), MAX_APPLY_BYTES))
 
     def hand_to_applier(self, first: int, entries: tuple[Entry, ...]) -> None:
         """The next committed entries."""

@@ -118,7 +118,7 @@ class StateMachine:
             answers = self._answer_batch(session, number, acknowledged, arguments[0], plan, fresh)
             answer = encode_result(_OK, answers)
         else:
-            answer = self._answer(session, number, acknowledged, op, arguments, plan, fresh)
+            answer = self._answer(session, number, session.room(acknowledged, 1), op, arguments, plan, fresh)
         self._sessions.keep(session)
         # From here on nothing is computed any more, only assigned.
         if plan.records:
@@ -215,8 +215,9 @@ class StateMachine:
             else:
                 fresh.update(zip(range(first, first + count), answers, strict=True))
                 return answers
+        room = session.room(acknowledged, count)
         return [
-            self._answer(session, number, acknowledged, command[0], command[1:], plan, fresh)
+            self._answer(session, number, room, command[0], command[1:], plan, fresh)
             for number, command in enumerate(commands, start=first)
         ]
 
@@ -224,20 +225,20 @@ class StateMachine:
         self,
         session: Session,
         number: int,
-        acknowledged: int,
+        room: int,
         op: int,
         arguments: Arguments,
         plan: Plan,
         fresh: Answers,
     ) -> bytes:
         """The result of one command, which may be one of earlier. What it changes goes into `plan`, and its answer into
-        `fresh`, if it is executed now. Touches nothing else."""
+        `fresh`, which has room for so many, if it is executed now. Touches nothing else."""
         answer = session.answers.get(number)
         if answer is not None:
             return answer
         if number <= session.acknowledged:
             return _ALREADY_ANSWERED
-        if not session.has_room(acknowledged, len(fresh)):
+        if len(fresh) >= room:
             return _TOO_MANY_UNANSWERED
         fresh[number] = answer = self._execute(op, arguments, plan)
         return answer

@@ -48,12 +48,11 @@ class Session:
         self.last_used_ms = now_ms
         self._digest: int | None = None
 
-    def has_room(self, acknowledged: int, coming: int) -> bool:
-        """Whether one more answer may be kept besides `coming` ones, once the client has acknowledged up to
-        `acknowledged`."""
-        if len(self.answers) + coming < MAX_UNANSWERED:
-            return True
-        return sum(number > acknowledged for number in self.answers) + coming < MAX_UNANSWERED
+    def room(self, acknowledged: int, wanted: int) -> int:
+        """How many more answers may be kept, of those wanted, once the client has acknowledged up to `acknowledged`."""
+        if len(self.answers) + wanted <= MAX_UNANSWERED:
+            return wanted
+        return MAX_UNANSWERED - sum(number > acknowledged for number in self.answers)
 
     def expects(self, first: int, count: int) -> bool:
         """Whether all `count` commands from number `first` on come for the first time, and surely have room."""

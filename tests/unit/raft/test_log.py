@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zraft.errors import ImpossibleState, NodeMustStop
 from zraft.messages import Entry, EntryKind
-from zraft.raft.log import ENTRY_OVERHEAD_BYTES, MARK_BYTES, RaftLog
+from zraft.raft.log import ENTRY_OVERHEAD_BYTES, MARK_BYTES, MAX_APPLY_BYTES, RaftLog, first_run
 
 
 def entry(term: int, data: bytes = b"x", time_ms: int = 0) -> Entry:
@@ -411,3 +411,11 @@ def test_index_before_so_many_bytes() -> None:
     log.reset(50, 2)
     log.append([entry(2, quarter)])
     assert log.index_before(51, MARK_BYTES) == 50
+
+
+def test_a_run_for_the_state_machine_is_the_same_tuple_unless_it_is_large() -> None:
+    log = RaftLog([], 0, [])
+    log.append([entry(1, bytes(MAX_APPLY_BYTES // 4))] * 6)
+    small = log.slice(1, 3)
+    assert first_run(small, MAX_APPLY_BYTES) is small, "so it is encoded once, for the peers and for this node"
+    assert len(first_run(log.slice(1, 6), MAX_APPLY_BYTES)) == 3

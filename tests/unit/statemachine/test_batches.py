@@ -225,3 +225,19 @@ def test_a_batch_of_what_was_acknowledged_is_not_executed(driver: Driver) -> Non
     other = driver.open()
     driver.command(other, 1000, 3, Op.DELETE, b"absent")
     assert send(driver, other, 1, 0, *sets) == [acknowledged] * 3 + [(0, 7), (0, 8), (0, 9)]
+
+
+def test_what_a_session_has_room_for_is_counted_once_for_a_batch(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counting goes through all answers: once for each command, one batch would keep a node for a tenth of a second."""
+    counted = []
+    original = Session.room
+
+    def room(session: Session, acknowledged: int, wanted: int) -> int:
+        counted.append(wanted)
+        return original(session, acknowledged, wanted)
+
+    monkeypatch.setattr(Session, "room", room)
+    assert len(send(driver, driver.open(), 1, 0, *[(Op.DELETE, b"k")] * 9)) == 9
+    assert counted == [9]

@@ -135,7 +135,7 @@ def break_order(machine: StateMachine, patch: pytest.MonkeyPatch, call: int) -> 
 
 
 def break_lookup(machine: StateMachine, patch: pytest.MonkeyPatch, call: int) -> list[str]:
-    return fail_at(call, patch, (Sessions, "find"), (Session, "expects"), (Session, "has_room"))
+    return fail_at(call, patch, (Sessions, "find"), (Session, "expects"), (Session, "room"))
 
 
 def break_keeping(machine: StateMachine, patch: pytest.MonkeyPatch, call: int) -> list[str]:
