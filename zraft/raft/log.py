@@ -19,7 +19,7 @@ MAX_RUN_BYTES = 1024 * 1024  # of entries in one message or one write, unless a 
 
 
 def first_run(entries: Sequence[Entry], most_bytes: int | None = None) -> tuple[Entry, ...]:
-    """As many of the entries as go into one message: MAX_RUN_BYTES, or so many, at least one. Their number is bounded by
+    """As many entries as go into one message: MAX_RUN_BYTES, or so many, at least one. Their number is bounded by
     that, too (each counts ENTRY_OVERHEAD_BYTES), and every receiver relies on it (`wire.MAX_ARRAY`)."""
     most_bytes = MAX_RUN_BYTES if most_bytes is None else most_bytes
     size = 0
