@@ -6,6 +6,15 @@ from typing import Any
 
 from zraft.statemachine.codec import Op, Query, decode_result, encode_command, encode_query
 from zraft.statemachine.machine import StateMachine
+from zraft.statemachine.snapshot import Restoring
+
+
+def restored(pieces: list[bytes]) -> StateMachine:
+    """The machine that these pieces of a frozen state make."""
+    restoring = Restoring()
+    for piece in pieces:
+        restoring.feed(piece)
+    return restoring.finish()
 
 
 class Driver:

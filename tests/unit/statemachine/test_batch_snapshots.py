@@ -8,23 +8,14 @@ from itertools import groupby
 import msgpack
 import pytest
 from batch_driver import Command, Pair, any_command, send
-from statemachine_driver import Driver
+from statemachine_driver import Driver, restored
 
 from zraft.statemachine.codec import MAX_BATCH_COMMANDS, Op
 from zraft.statemachine.frozen import KEYS, FrozenState
-from zraft.statemachine.machine import StateMachine
-from zraft.statemachine.snapshot import Restoring
 
 
 def drain(frozen: FrozenState, max_bytes: int = 1) -> list[bytes]:
     return list(iter(lambda: frozen.next_chunk(max_bytes), None))  # type: ignore[arg-type]
-
-
-def restored(pieces: list[bytes]) -> StateMachine:
-    restoring = Restoring()
-    for piece in pieces:
-        restoring.feed(piece)
-    return restoring.finish()
 
 
 def filled() -> Driver:

@@ -9,7 +9,7 @@ import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from statemachine_driver import Driver
+from statemachine_driver import Driver, restored
 
 from zraft.errors import ZraftError
 from zraft.statemachine import sessions
@@ -34,13 +34,6 @@ MOST = 2**64 - 1
 def pieces_of(machine: StateMachine, max_bytes: int = 64 * 1024) -> list[bytes]:
     frozen = machine.freeze()
     return list(iter(lambda: frozen.next_chunk(max_bytes), None))  # type: ignore[arg-type]
-
-
-def restored(pieces: list[bytes]) -> StateMachine:
-    restoring = Restoring()
-    for piece in pieces:
-        restoring.feed(piece)
-    return restoring.finish()
 
 
 def goes_on_from(driver: Driver) -> Driver:
