@@ -326,6 +326,7 @@ class Applier(Actor):
         kept_from = machine.commands - self.policy.keep
         self.spare = max((index for index, commands in self.marks if commands <= kept_from), default=self.spare)
         self.taking = Taking(machine.freeze(), header, machine.revision, machine.commands, self.log_bytes)
+        self.announce(0)  # before the snapshot is saved: what the log may let go of then
         self.wakeup_ms = 0
 
     def continue_snapshot(self) -> None:

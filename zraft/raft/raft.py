@@ -86,6 +86,7 @@ class Raft(Reconfiguration):
             for peer, progress in self.progress.items():
                 self.send_heartbeat(peer, progress)
             self.maybe_send_timeout_now()
+            self.compact()  # what a follower held back that has caught up since, or is away
 
     # --- peers
 

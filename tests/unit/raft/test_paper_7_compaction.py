@@ -70,10 +70,29 @@ def test_compaction_holds_back_for_a_follower_that_answers_but_not_for_ever(
     cluster.elect("n1")
     cluster.run(200)
     cluster.drop = lambda packet: packet.receiver == "n3" and type(packet.message) is AppendEntries
+    raft = cluster["n1"].raft
     for _ in range(4):
         grow(cluster, "n1")
+        just_behind_it = raft.log.base_index
         cluster.run(100)
-    assert cluster["n1"].raft.snapshot.index == 13 and cluster["n1"].raft.log.base_index == base
+    assert raft.snapshot.index == 13 and just_behind_it == base
+    assert raft.log.base_index == (1 if held == 100 else 10), "who is sent a snapshot holds nothing back"
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_what_a_follower_held_back_goes_when_it_has_it_or_is_away_although_nothing_is_written(is_away: bool) -> None:
+    cluster = Cluster(3)
+    cluster.elect("n1")
+    cluster.run(200)
+    raft = cluster["n1"].raft
+    cluster.drop = lambda packet: packet.receiver == "n3" and (is_away or type(packet.message) is AppendEntries)
+    for _ in range(3):
+        grow(cluster, "n1")
+    assert raft.snapshot.older_index == 7 and raft.log.base_index == 1
+    if not is_away:
+        cluster.drop = lambda packet: False
+    cluster.run(1000)
+    assert raft.log.base_index == 7
 
 
 def test_a_node_whose_log_begins_after_its_newest_whole_snapshot_stops_in_words() -> None:
