@@ -4,7 +4,7 @@ The pieces are a pure function of the state: two machines that are equal at the 
 is applied to each of them meanwhile. `zraft.statemachine.snapshot` reads them.
 
     head      [1, format, last_applied, log_time_ms, revision, key count, session count]
-    keys      [2, keys, values, create_revisions, mod_revisions, versions]     columns; keys ascend over all pieces
+    keys      [2, keys, records]    two columns; keys ascend over all pieces; `zraft.statemachine.record` has the other
     sessions  [3, rows]     a session: [id, acknowledged, last_used_index, last_used_ms], ids ascend over all pieces;
                             then its answers, over several pieces if need be: [number, answer], numbers ascend
     end       [4, state_hash]
@@ -20,7 +20,7 @@ from zraft.statemachine.codec import encode_chunk
 from zraft.statemachine.sessions import Sessions
 from zraft.statemachine.store import Store
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 
 HEAD, KEYS, SESSIONS, END = 1, 2, 3, 4
 
@@ -72,9 +72,9 @@ class FrozenState:
             head, self._head = self._head, None
             return head
         max_bytes = min(max_bytes, _MOST_BYTES)
-        entries = self._keys.take(max_bytes)
-        if entries is not None:
-            return encode_chunk(KEYS, *entries)
+        page = self._keys.take(max_bytes)
+        if page is not None:
+            return encode_chunk(KEYS, *page)
         rows = self._rows.take(max_bytes)
         if rows:
             return encode_chunk(SESSIONS, rows)

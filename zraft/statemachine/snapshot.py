@@ -20,12 +20,14 @@ from zraft.statemachine.codec import (
 )
 from zraft.statemachine.frozen import END, HEAD, KEYS, SESSIONS, STATE_FORMAT, FrozenState
 from zraft.statemachine.machine import StateMachine
+from zraft.statemachine.record import FIELDS_BYTES, is_record_of, make_record, unpack_fields
 from zraft.statemachine.sessions import MAX_SESSIONS, MAX_UNANSWERED, Session, Sessions
 from zraft.statemachine.store import Store
 
 __all__ = ["FrozenState", "Restoring", "SnapshotError"]
 
 _MAX_INTEGER = (1 << 64) - 1
+_COLUMNS_FORMAT = 1  # as it was before there were records; read, not written
 _HEAD_NUMBERS = ("last_applied", "log_time_ms", "revision", "key count", "session count")
 
 
@@ -44,6 +46,7 @@ class Restoring:
         self._sessions: list[Session] = []
         self._fed = 0
         self._stage = 0  # the kind of the last good piece
+        self._format = 0
         self._is_broken = False
         self._last_applied = self._log_time_ms = self._key_count = self._session_count = 0
         self._state_hash = ""
@@ -116,13 +119,13 @@ class Restoring:
         if self._stage:
             raise SnapshotError("a second head")
         # A later format may have any other fields: so this comes first.
-        if values and (type(values[0]) is not int or values[0] != STATE_FORMAT):
-            raise SnapshotError(
-                f"its format is {values[0]!r:.40}; this version of zraft reads format {STATE_FORMAT} alone"
-            )
+        if values and (type(values[0]) is not int or values[0] not in (_COLUMNS_FORMAT, STATE_FORMAT)):
+            formats = f"{_COLUMNS_FORMAT} and {STATE_FORMAT}"
+            raise SnapshotError(f"its format is {values[0]!r:.40}; this version of zraft reads formats {formats} alone")
         numbers = values[1:]
         if len(numbers) != len(_HEAD_NUMBERS):
             raise SnapshotError(f"a head has {len(_HEAD_NUMBERS)} numbers, not {len(numbers)}")
+        self._format = values[0]
         for name, number in zip(_HEAD_NUMBERS, numbers, strict=True):
             _check_integer(name, number, 0, _MAX_INTEGER)
         self._last_applied, self._log_time_ms, revision, self._key_count, self._session_count = numbers
@@ -131,26 +134,30 @@ class Restoring:
         self._store.revision = revision
 
     def _take_keys(self, values: list[Any]) -> None:
-        if len(values) != 5 or {type(column) for column in values} != {tuple} or not values[0]:
-            raise SnapshotError("expected five columns with at least one row: keys, values and their revisions")
-        keys, contents, created, modified, versions = values
+        count = 5 if self._format == _COLUMNS_FORMAT else 2
+        if len(values) != count or {type(column) for column in values} != {tuple} or not values[0]:
+            raise SnapshotError(f"expected {count} columns with at least one row")
         if len({len(column) for column in values}) != 1:
             raise SnapshotError(f"columns of different lengths: {[len(column) for column in values]}")
+        keys = values[0]
+        _check_bytes("key", keys, 0, MAX_KEY_BYTES)
+        records = _records_of_columns(*values) if self._format == _COLUMNS_FORMAT else values[1]
         if len(self._store) + len(keys) > self._key_count:
             raise SnapshotError(f"more than the {self._key_count} keys that the head says")
-        _check_bytes("key", keys, MAX_KEY_BYTES)
-        _check_bytes("value", contents, MAX_VALUE_BYTES)
-        for column in (created, modified, versions):
-            if set(map(type, column)) != {int} or min(column) < 1:
-                raise SnapshotError("revisions and versions must be integers from 1 on")
+        _check_bytes("record", records, FIELDS_BYTES, FIELDS_BYTES + MAX_VALUE_BYTES)
         # In C, for there are many.
         if not all(map(lt, keys, keys[1:])) or (self._last_key is not None and keys[0] <= self._last_key):
             raise SnapshotError("keys that do not ascend")
+        _, key_bytes, created, modified, versions = zip(*map(unpack_fields, records), strict=True)
+        if min(created) < 1 or min(versions) < 1:
+            raise SnapshotError("revisions and versions must be integers from 1 on")
         if not all(map(le, created, modified)) or not all(map(le, versions, modified)):
             raise SnapshotError("a key that was modified before it was created, or more often than that can be")
         if max(modified) > self._store.revision:
             raise SnapshotError(f"a key of revision {max(modified)} in a state of revision {self._store.revision}")
-        self._store.load((keys, contents, created, modified, versions))
+        if key_bytes != tuple(map(len, keys)) or not all(map(is_record_of, keys, records)):
+            raise SnapshotError("a record that is not of its key, or does not hold what it was made of")
+        self._store.load(keys, records)
         self._last_key = keys[-1]
 
     def _take_rows(self, values: list[Any]) -> None:
@@ -217,6 +224,15 @@ def _check_integer(name: str, number: object, least: int, most: int) -> None:
         raise SnapshotError(f"{name} must be an integer from {least} to {most}, not {number!r:.40}")
 
 
-def _check_bytes(name: str, column: Sequence[Any], limit_bytes: int) -> None:
-    if set(map(type, column)) != {bytes} or max(map(len, column)) > limit_bytes:
-        raise SnapshotError(f"a {name} must be bytes, at most {limit_bytes}")
+def _check_bytes(name: str, column: Sequence[Any], least: int, most: int) -> None:
+    if set(map(type, column)) != {bytes} or max(map(len, column)) > most or min(map(len, column)) < least:
+        raise SnapshotError(f"a {name} must be bytes, {least} to {most}")
+
+
+def _records_of_columns(*columns: Sequence[Any]) -> list[bytes]:
+    """From the keys, values, create_revisions, mod_revisions and versions that pieces of format 1 have."""
+    _check_bytes("value", columns[1], 0, MAX_VALUE_BYTES)
+    for column in columns[2:]:
+        if set(map(type, column)) != {int} or min(column) < 1:
+            raise SnapshotError("revisions and versions must be integers from 1 on")
+    return list(map(make_record, *columns))

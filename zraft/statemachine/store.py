@@ -9,30 +9,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from itertools import islice
-from struct import Struct
+from operator import itemgetter
 from typing import cast
 
 from sortedcontainers import SortedList
 
 from zraft.errors import impossible
 from zraft.statemachine.codec import MAX_CHUNK_ROWS, Entry
+from zraft.statemachine.record import (
+    DIGEST_BYTES,
+    FIELDS_BYTES,
+    entry_of,
+    pack_head,
+    unpack_fields,
+    value_of,
+)
 
 # A page of a RANGE stays well under the largest frame that a node sends, whatever the reader asked for.
 MAX_RANGE_BYTES = 4 * 1024 * 1024
 
-# What an entry takes in a page besides its key and its value: three revisions and the headers of msgpack.
+# What an entry takes in a page besides its key and its value: three revisions and the headers of msgpack. A record has
+# its revisions already.
 ENTRY_OVERHEAD_BYTES = 40
+_RECORD_OVERHEAD_BYTES = ENTRY_OVERHEAD_BYTES - FIELDS_BYTES
 
 _SUM_MASK = (1 << 64) - 1
-_DIGEST_HEAD = Struct("<IQQQ").pack
 _from_bytes = int.from_bytes
-
-# value, create_revision, mod_revision, version, digest. A plain tuple: one is built for every set.
-_Record = tuple[bytes, int, int, int, int]
-
-
-EntryColumns = tuple[Sequence[bytes], Sequence[bytes], Sequence[int], Sequence[int], Sequence[int]]
-"""Many entries by their fields: keys, values, create_revisions, mod_revisions, versions."""
+_digest_in = itemgetter(slice(DIGEST_BYTES))
 
 
 class Store:
@@ -42,7 +45,7 @@ class Store:
         self.revision = 0
         # Not one sorted dictionary: giving a present key another value is the common case, and must not cost more
         # than it does in a plain dictionary.
-        self._records: dict[bytes, _Record] = {}
+        self._records: dict[bytes, bytes] = {}  # see `zraft.statemachine.record`
         self._keys: SortedList[bytes] = SortedList()
         self._digest_sum = 0
         self._frozen: FrozenKeys | None = None
@@ -72,7 +75,7 @@ class Store:
             self._reorder([key for key in plan.born if key in changed], gone)
             for key in gone:
                 del records[key]
-        records.update(cast("dict[bytes, _Record]", changed))
+        records.update(cast("dict[bytes, bytes]", changed))
         self._digest_sum = (self._digest_sum + plan.digest_change) & _SUM_MASK
         self.revision = plan.revision
 
@@ -91,7 +94,7 @@ class Store:
     def get(self, key: bytes) -> Entry | None:
         """The entry of `key`; None if it is absent."""
         record = self._records.get(key)
-        return (key, *record[:4]) if record is not None else None
+        return entry_of(key, record) if record is not None else None
 
     def range(self, start: bytes, end: bytes | None, limit: int, max_bytes: int) -> tuple[list[Entry], bool]:
         """One page of the entries with start <= key < end, in the order of keys (`end` None: to the last key).
@@ -103,10 +106,10 @@ class Store:
         page: list[Entry] = []
         for key in self._keys.irange(start, end, inclusive=(True, False)):
             record = self._records[key]
-            left_bytes -= len(key) + len(record[0]) + ENTRY_OVERHEAD_BYTES
+            left_bytes -= len(key) + len(record) + _RECORD_OVERHEAD_BYTES
             if page and (left_bytes < 0 or len(page) >= limit):
                 return page, True
-            page.append((key, *record[:4]))
+            page.append(entry_of(key, record))
         return page, False
 
     def freeze(self) -> FrozenKeys:
@@ -118,14 +121,11 @@ class Store:
         """Old entries need not be kept any more."""
         self._frozen = None
 
-    def load(self, entries: EntryColumns) -> None:
-        """Take over entries of another store, in ascending order, all behind those here. `revision` is not touched."""
-        records, add, added = self._records, self._keys.add, 0
-        for key, value, create_revision, mod_revision, version in zip(*entries, strict=True):
-            digest = _digest(key, value, create_revision, mod_revision, version)
-            records[key] = (value, create_revision, mod_revision, version, digest)
-            add(key)
-            added += digest
+    def load(self, keys: Sequence[bytes], records: Sequence[bytes]) -> None:
+        """Take over records of another store, in ascending order, all behind those here. `revision` is not touched."""
+        self._records.update(zip(keys, records, strict=True))
+        self._keys.update(keys)
+        added = sum([_from_bytes(digest, "little") for digest in map(_digest_in, records)])
         self._digest_sum = (self._digest_sum + added) & _SUM_MASK
 
     def discard(self, count: int) -> int:
@@ -149,9 +149,9 @@ class Plan:
 
     __slots__ = ("_present", "born", "digest_change", "has_deleted", "records", "revision")
 
-    def __init__(self, present: dict[bytes, _Record], revision: int) -> None:
+    def __init__(self, present: dict[bytes, bytes], revision: int) -> None:
         self._present = present
-        self.records: dict[bytes, _Record | None] = {}
+        self.records: dict[bytes, bytes | None] = {}
         self.born: list[bytes] = []
         self.has_deleted = False
         self.digest_change = 0
@@ -176,14 +176,15 @@ class Plan:
             if old is None:
                 create_revision, version = revision, 1
             else:
-                create_revision, version = old[1], old[3] + 1
-                digest_change -= old[4]
-            head = _DIGEST_HEAD(len(key), create_revision, revision, version)  # as _digest, without a call for each
-            digest = _from_bytes(blake2b(head + key + value, digest_size=8).digest(), "little")
+                digest, _, create_revision, _, version = unpack_fields(old)
+                version += 1
+                digest_change -= digest
+            head = pack_head(len(key), create_revision, revision, version)  # as make_record
+            digest_bytes = blake2b(head + key + value, digest_size=DIGEST_BYTES).digest()
             if old is None and key not in records:
                 self.born.append(key)
-            records[key] = (value, create_revision, revision, version, digest)
-            digest_change += digest
+            records[key] = digest_bytes + head + value
+            digest_change += _from_bytes(digest_bytes, "little")
         self.revision, self.digest_change = revision, digest_change
 
     def delete(self, key: bytes) -> bool:
@@ -193,19 +194,19 @@ class Plan:
             return False
         self.records[key] = None
         self.has_deleted = True
-        self.digest_change -= record[4]
+        self.digest_change -= unpack_fields(record)[0]
         self.revision += 1
         return True
 
     def cas(self, key: bytes, expected: bytes | None, new: bytes) -> bool:
         """Give `key` the value `new` if its value is `expected` (None: if it is absent); False: it is not."""
         record = self._find(key)
-        if (None if record is None else record[0]) != expected:
+        if (None if record is None else value_of(record)) != expected:
             return False
         self.set(key, new)
         return True
 
-    def _find(self, key: bytes) -> _Record | None:
+    def _find(self, key: bytes) -> bytes | None:
         return self.records[key] if key in self.records else self._present.get(key)
 
 
@@ -216,7 +217,7 @@ class FrozenKeys:
     it has not been handed out yet. What is put aside is dropped as it is handed out.
     """
 
-    def __init__(self, store: Store, records: dict[bytes, _Record], keys: SortedList[bytes]) -> None:
+    def __init__(self, store: Store, records: dict[bytes, bytes], keys: SortedList[bytes]) -> None:
         self._store = store
         self._records = records
         self._keys = keys
@@ -224,11 +225,11 @@ class FrozenKeys:
         # All that lies below has been handed out.
         self._bound = b""
         # What became of a key since the freeze: its record then, or None if it was absent.
-        self._kept: dict[bytes, _Record | None] = {}
+        self._kept: dict[bytes, bytes | None] = {}
         # Keys that were deleted since: the store's order of keys does not have them (or has them again).
         self._deleted: SortedList[bytes] = SortedList()
 
-    def keep(self, planned: Mapping[bytes, _Record | None], has_deleted: bool) -> None:
+    def keep(self, planned: Mapping[bytes, bytes | None], has_deleted: bool) -> None:
         """The store is about to change these keys (None: to delete one, which is so for some if `has_deleted`)."""
         bound, kept, deleted = self._bound, self._kept, self._deleted
         ahead = [key for key in planned if key >= bound]
@@ -238,8 +239,9 @@ class FrozenKeys:
             if planned[key] is None and kept[key] is not None and key not in deleted:
                 deleted.add(key)
 
-    def take(self, max_bytes: int) -> EntryColumns | None:
-        """The next entries, at most `MAX_CHUNK_ROWS` of together at most `max_bytes`, but at least one; None: no more.
+    def take(self, max_bytes: int) -> tuple[list[bytes], list[bytes]] | None:
+        """The next keys and their records, at most `MAX_CHUNK_ROWS` of together at most `max_bytes`, but at least one;
+        None: no more.
 
         Where a piece ends is decided by the frozen entries alone, never by what happened to the store since. The work
         is bounded by the piece, and by what was created within its range of keys since the freeze.
@@ -248,7 +250,7 @@ class FrozenKeys:
             return None
         kept, records = self._kept, self._records
         page_keys: list[bytes] = []
-        page: list[_Record] = []
+        page: list[bytes] = []
         is_full = False
         while not is_full and self._left > len(page):
             seen = self._next_keys()
@@ -257,7 +259,7 @@ class FrozenKeys:
             self._bound = seen[-1] + b"\0"
             for key in [key for key in seen if kept.get(key, b"") is not None] if kept else seen:
                 record = kept.get(key) or records[key]
-                max_bytes -= len(key) + len(record[0]) + ENTRY_OVERHEAD_BYTES
+                max_bytes -= len(key) + len(record) + _RECORD_OVERHEAD_BYTES
                 if page and (max_bytes < 0 or len(page) == MAX_CHUNK_ROWS):
                     self._bound = key
                     is_full = True
@@ -270,8 +272,7 @@ class FrozenKeys:
         elif kept:
             for key in page_keys:
                 kept.pop(key, None)
-        values, create_revisions, mod_revisions, versions, _ = zip(*page, strict=True)
-        return page_keys, values, create_revisions, mod_revisions, versions
+        return page_keys, page
 
     def _next_keys(self) -> list[bytes]:
         """The next keys to look at: those that the store has, and those that it had at the freeze."""
@@ -280,10 +281,3 @@ class FrozenKeys:
             gone = islice(self._deleted.irange(self._bound), MAX_CHUNK_ROWS)
             keys = sorted({*keys, *gone})[:MAX_CHUNK_ROWS]
         return keys
-
-
-def _digest(key: bytes, value: bytes, create_revision: int, mod_revision: int, version: int) -> int:
-    # blake2b and not Python's hash(), which differs from process to process, nor a CRC: those of equally long records
-    # add up to the same when two keys swap their values.
-    head = _DIGEST_HEAD(len(key), create_revision, mod_revision, version)
-    return _from_bytes(blake2b(head + key + value, digest_size=8).digest(), "little")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 import pytest
 from statemachine_driver import Driver
 
@@ -10,6 +12,7 @@ from zraft.statemachine import sessions
 from zraft.statemachine.codec import MAX_CHUNK_BYTES, MAX_CHUNK_ROWS, MAX_KEY_BYTES, MAX_VALUE_BYTES, Op, decode_chunk
 from zraft.statemachine.frozen import END, HEAD, KEYS, SESSIONS, FrozenState
 from zraft.statemachine.machine import StateMachine
+from zraft.statemachine.record import make_record
 from zraft.statemachine.sessions import MAX_UNANSWERED, SESSION_TIMEOUT_MS
 
 
@@ -40,7 +43,7 @@ def expected_of(driver: Driver, max_bytes: int = 64 * 1024) -> list[bytes]:
 def test_the_empty_state_is_a_head_and_an_end() -> None:
     machine = StateMachine()
     head, end = drain(machine.freeze())
-    assert decode_chunk(head) == (HEAD, 1, 0, 0, 0, 0, 0)
+    assert decode_chunk(head) == (HEAD, 2, 0, 0, 0, 0, 0)
     assert decode_chunk(end) == (END, machine.state_hash)
 
 
@@ -51,10 +54,16 @@ def test_the_layout_is_the_documented_one() -> None:
     driver.set(session, 2, b"a", b"two")
     driver.set(session, 3, b"b", b"three", acknowledged=1)
     head, keys, rows, end = [decode_chunk(chunk) for chunk in drain(driver.machine.freeze())]
-    assert head == (HEAD, 1, 4, 1000, 3, 2, 1)
-    assert keys == (KEYS, (b"a", b"b"), (b"two", b"three"), (2, 1), (2, 3), (1, 2))
+    assert head == (HEAD, 2, 4, 1000, 3, 2, 1)
+    assert keys == (KEYS, (b"a", b"b"), (make_record(b"a", b"two", 2, 2, 1), make_record(b"b", b"three", 1, 3, 2)))
     assert rows == (SESSIONS, ((1, 1, 4, 1000), (2, b"\x92\x00\x02"), (3, b"\x92\x00\x03")))
     assert end == (END, driver.machine.state_hash)
+
+
+def test_the_layout_of_a_record_is_the_documented_one() -> None:
+    record = make_record(b"key", b"value", 1, 3, 2)
+    fields = b"\3\0\0\0" + b"".join(number.to_bytes(8, "little") for number in (1, 3, 2))
+    assert record == blake2b(fields + b"keyvalue", digest_size=8).digest() + fields + b"value"
 
 
 def test_a_piece_has_so_many_rows_and_bytes_at_most_but_at_least_one_row() -> None:

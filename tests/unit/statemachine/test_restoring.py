@@ -21,10 +21,12 @@ from zraft.statemachine.codec import (
     MAX_VALUE_BYTES,
     Op,
     ResultCode,
+    decode_chunk,
     encode_chunk,
 )
 from zraft.statemachine.frozen import END, HEAD, KEYS, SESSIONS
 from zraft.statemachine.machine import StateMachine
+from zraft.statemachine.record import FIELDS_BYTES, entry_of, make_record
 from zraft.statemachine.sessions import MAX_SESSIONS, MAX_UNANSWERED, SESSION_TIMEOUT_MS
 from zraft.statemachine.snapshot import Restoring, SnapshotError
 
@@ -208,11 +210,11 @@ shaped = st.tuples(st.integers(0, 5), st.lists(columns, max_size=7)).map(
 )
 
 
-@given(st.lists(st.binary(max_size=40) | shaped, max_size=3))
-@settings(deadline=None, derandomize=True, max_examples=100)
-def test_any_bytes_are_refused_in_words(garbage: list[bytes]) -> None:
+@given(st.sampled_from([1, 2]), st.lists(st.binary(max_size=40) | shaped, max_size=3))
+@settings(deadline=None, derandomize=True, max_examples=200)
+def test_any_bytes_are_refused_in_words(format_number: int, garbage: list[bytes]) -> None:
     restoring = Restoring()
-    restoring.feed(encode_chunk(HEAD, 1, 9, 9, 5, 2, 2))
+    restoring.feed(encode_chunk(HEAD, 2, 9, 9, 5, 2, 2))
     with pytest.raises(ZraftError) as caught:
         for piece in garbage:
             restoring.feed(piece)
@@ -241,11 +243,26 @@ def test_arrays_within_arrays_that_promise_much_take_little_memory() -> None:
         tracemalloc.stop()
 
 
-GOOD_KEYS = (KEYS, (b"a", b"b"), (b"1", b"2"), (1, 2), (1, 3), (1, 2))
+GOOD_COLUMNS = ((b"a", b"b"), (b"1", b"2"), (1, 2), (1, 3), (1, 2))  # keys, values, revisions and versions
+
+
+def columns_with(column: int, *values: Any) -> tuple[Any, ...]:
+    """A piece of format 1, but for one column (they count from 1 on)."""
+    return (KEYS, *GOOD_COLUMNS[: column - 1], values, *GOOD_COLUMNS[column:])
 
 
 def keys_with(column: int, *values: Any) -> tuple[Any, ...]:
-    return tuple(values if at == column else field for at, field in enumerate(GOOD_KEYS))
+    """The same as a piece of format 2: keys and records."""
+    _, *columns = columns_with(column, *values)
+    return KEYS, columns[0], tuple(map(make_record, *columns))
+
+
+GOOD_KEYS = keys_with(1, b"a", b"b")
+RECORD = GOOD_KEYS[2][1]
+
+
+def flipped(record: bytes, at: int) -> bytes:
+    return record[:at] + bytes([record[at] ^ 1]) + record[at + 1 :]
 
 
 def row(*fields: Any) -> tuple[Any, ...]:
@@ -253,39 +270,45 @@ def row(*fields: Any) -> tuple[Any, ...]:
 
 
 WRONG = {
-    "no head": ((KEYS, (b"a",), (b"",), (1,), (1,), (1,)),),
-    "a format of tomorrow": ((HEAD, 2, "whatever"),),
-    "a format that is no number": ((HEAD, "1", 9, 9, 5, 2, 2),),
+    "no head": (GOOD_KEYS,),
+    "a format of tomorrow": ((HEAD, 3, "whatever"),),
+    "a format that is no number": ((HEAD, "2", 9, 9, 5, 2, 2),),
     "a format that is true": ((HEAD, True, 9, 9, 5, 2, 2),),
-    "a head too short": ((HEAD, 1, 9, 9, 5, 2),),
-    "a head too long": ((HEAD, 1, 9, 9, 5, 2, 2, 2),),
-    "a negative number": ((HEAD, 1, 9, -1, 5, 2, 2),),
-    "a revision above what so many entries can make": ((HEAD, 1, 9, 9, 9 * MAX_BATCH_COMMANDS + 1, 2, 2),),
-    "more keys than revisions": ((HEAD, 1, 9, 9, 5, 6, 2),),
-    "more sessions than may be": ((HEAD, 1, MOST, 9, 5, 2, MAX_SESSIONS + 1),),
-    "a second head": (None, (HEAD, 1, 9, 9, 5, 2, 2)),
+    "a head too short": ((HEAD, 2, 9, 9, 5, 2),),
+    "a head too long": ((HEAD, 2, 9, 9, 5, 2, 2, 2),),
+    "a negative number": ((HEAD, 2, 9, -1, 5, 2, 2),),
+    "a revision above what so many entries can make": ((HEAD, 2, 9, 9, 9 * MAX_BATCH_COMMANDS + 1, 2, 2),),
+    "more keys than revisions": ((HEAD, 2, 9, 9, 5, 6, 2),),
+    "more sessions than may be": ((HEAD, 2, MOST, 9, 5, 2, MAX_SESSIONS + 1),),
+    "a second head": (None, (HEAD, 2, 9, 9, 5, 2, 2)),
     "an unknown kind": (None, (9,)),
     "a kind of zero": (None, (0,)),
     "no columns": (None, (KEYS,)),
-    "four columns": (None, GOOD_KEYS[:5]),
-    "a column that is none": (None, (KEYS, *GOOD_KEYS[1:5], 7)),
-    "no rows": (None, (KEYS, (), (), (), (), ())),
-    "columns of different lengths": (None, keys_with(2, b"1")),
+    "one column": (None, GOOD_KEYS[:2]),
+    "the columns of format 1": (None, (KEYS, *GOOD_COLUMNS)),
+    "a column that is none": (None, (KEYS, (b"a", b"b"), 7)),
+    "no rows": (None, (KEYS, (), ())),
+    "columns of different lengths": (None, (KEYS, (b"a", b"b"), (RECORD,))),
     "keys that descend": (None, keys_with(1, b"b", b"a")),
     "a key twice": (None, keys_with(1, b"a", b"a")),
-    "a key again in a later piece": (None, (KEYS, (b"a",), (b"",), (1,), (1,), (1,)), keys_with(1, b"a", b"b")),
-    "more keys than said": (None, GOOD_KEYS, (KEYS, (b"c",), (b"",), (1,), (1,), (1,))),
-    "a key of text": (None, keys_with(1, b"a", "b")),
-    "a value of none": (None, keys_with(2, b"1", None)),
+    "a key again in a later piece": (None, (KEYS, (b"b",), (RECORD,)), GOOD_KEYS),
+    "more keys than said": (None, GOOD_KEYS, (KEYS, (b"c",), (make_record(b"c", b"", 1, 1, 1),))),
+    "a key of text": (None, (KEYS, (b"a", "b"), GOOD_KEYS[2])),
+    "a record of text": (None, (KEYS, (b"a", b"b"), (GOOD_KEYS[2][0], "b"))),
+    "a record that is too short": (None, (KEYS, (b"b",), (RECORD[: FIELDS_BYTES - 1],))),
     "a key too long": (None, keys_with(1, b"a", b"b" * (MAX_KEY_BYTES + 1))),
     "a value too long": (None, keys_with(2, b"", b"b" * (MAX_VALUE_BYTES + 1))),
     "a revision of zero": (None, keys_with(3, 0, 2)),
     "a version of zero": (None, keys_with(5, 1, 0)),
-    "a revision that is true": (None, keys_with(3, True, 2)),
-    "a revision with a fraction": (None, keys_with(4, 1.0, 3)),
     "modified before created": (None, keys_with(4, 1, 1)),
     "modified in the future": (None, keys_with(4, 1, 6)),
     "modified more often than there were revisions": (None, keys_with(5, 2, 2)),
+    "a record of another key": (None, (KEYS, (b"c",), (RECORD,))),
+    "a record of a longer key": (None, (KEYS, (b"b2",), (make_record(b"b", b"", 1, 1, 1),))),
+    **{
+        f"a record that is wrong at byte {at}": (None, (KEYS, (b"b",), (flipped(RECORD, at),)))
+        for at in (0, 7, 8, 12, 20, 28, FIELDS_BYTES)
+    },
     "keys after sessions": (None, row(1, 0, 2, 9), GOOD_KEYS),
     "an answer without a session": (None, row(1, b"")),
     "a row of three": (None, row(1, 0, 2)),
@@ -309,7 +332,7 @@ WRONG = {
     "an end with a number": (None, GOOD_KEYS, (SESSIONS, ((1, 0, 3, 9), (2, 0, 4, 9))), (END, 7)),
     "keys missing": (None, (SESSIONS, ((1, 0, 3, 9), (2, 0, 4, 9))), (END, "0" * 16)),
     "sessions missing": (None, GOOD_KEYS, row(1, 0, 3, 9), (END, "0" * 16)),
-    "something after the end": ((HEAD, 1, 0, 0, 0, 0, 0), (END, "0" * 16), (END, "0" * 16)),
+    "something after the end": ((HEAD, 2, 0, 0, 0, 0, 0), (END, "0" * 16), (END, "0" * 16)),
 }
 
 
@@ -318,14 +341,61 @@ def test_what_no_machine_can_have_made_is_refused_at_once(name: str) -> None:
     *good, wrong = WRONG[name]
     restoring = Restoring()
     for fields in good:
-        restoring.feed(encode_chunk(*(fields or (HEAD, 1, 9, 9, 5, 2, 2))))
+        restoring.feed(encode_chunk(*(fields or (HEAD, 2, 9, 9, 5, 2, 2))))
     with pytest.raises(SnapshotError):
         restoring.feed(encode_chunk(*wrong))
 
 
+WRONG_COLUMNS = {
+    "the records of format 2": GOOD_KEYS,
+    "no columns": (KEYS,),
+    "four columns": (KEYS, *GOOD_COLUMNS[:4]),
+    "a column that is none": (KEYS, *GOOD_COLUMNS[:4], 7),
+    "no rows": (KEYS, (), (), (), (), ()),
+    "columns of different lengths": columns_with(2, b"1"),
+    "keys that descend": columns_with(1, b"b", b"a"),
+    "a key of text": columns_with(1, b"a", "b"),
+    "a value of none": columns_with(2, b"1", None),
+    "a value too long": columns_with(2, b"", b"b" * (MAX_VALUE_BYTES + 1)),
+    "a revision of zero": columns_with(3, 0, 2),
+    "a negative revision": columns_with(4, -1, 2),
+    "a version of zero": columns_with(5, 1, 0),
+    "a revision that is true": columns_with(3, True, 2),
+    "a revision with a fraction": columns_with(4, 1.0, 3),
+    "modified in the future": columns_with(4, 1, 6),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_COLUMNS)
+def test_what_was_no_state_in_format_1_is_refused_too(name: str) -> None:
+    restoring = Restoring()
+    restoring.feed(encode_chunk(HEAD, 1, 9, 9, 5, 2, 2))
+    with pytest.raises(SnapshotError):
+        restoring.feed(encode_chunk(*WRONG_COLUMNS[name]))
+
+
+def test_a_state_in_format_1_is_read() -> None:
+    """As zraft wrote it before records were bytes; state hash and all."""
+    driver = Driver()
+    session = driver.open()
+    for number in range(1, 600):
+        driver.set(session, number, b"key %d" % (number % 400), b"value %d" % number)
+    restoring = Restoring()
+    for piece in pieces_of(driver.machine):
+        kind, *fields = decode_chunk(piece)
+        if kind == HEAD:
+            fields[0] = 1
+        elif kind == KEYS:
+            fields = list(zip(*map(entry_of, *fields), strict=True))
+        restoring.feed(encode_chunk(kind, *fields))
+    machine = restoring.finish()
+    assert machine.state_hash == driver.machine.state_hash
+    assert pieces_of(machine) == pieces_of(driver.machine), "and it is written as the others"
+
+
 def test_the_good_pieces_beside_the_wrong_ones_are_good() -> None:
     restoring = Restoring()
-    for fields in ((HEAD, 1, 9, 9, 5, 2, 2), GOOD_KEYS, (SESSIONS, ((1, 3, 5, 9), (4, b""), (2, 0, 4, 9)))):
+    for fields in ((HEAD, 2, 9, 9, 5, 2, 2), GOOD_KEYS, (SESSIONS, ((1, 3, 5, 9), (4, b""), (2, 0, 4, 9)))):
         restoring.feed(encode_chunk(*fields))
     restoring.feed(encode_chunk(END, "0" * 16))
     with pytest.raises(SnapshotError, match="does not hold the state that it was made of"):
@@ -336,7 +406,7 @@ def test_the_good_pieces_beside_the_wrong_ones_are_good() -> None:
 def test_sessions_that_were_used_in_no_possible_order_are_refused(last_used: Any) -> None:
     restoring = Restoring()
     rows = tuple((number, 0, *used) for number, used in enumerate(last_used, start=1))
-    for fields in ((HEAD, 1, 9, 9, 0, 0, 2), (SESSIONS, rows), (END, "0" * 16)):
+    for fields in ((HEAD, 2, 9, 9, 0, 0, 2), (SESSIONS, rows), (END, "0" * 16)):
         restoring.feed(encode_chunk(*fields))
     with pytest.raises(SnapshotError, match="impossible"):
         restoring.finish()
@@ -344,7 +414,7 @@ def test_sessions_that_were_used_in_no_possible_order_are_refused(last_used: Any
 
 def test_more_answers_than_a_session_may_have_are_refused() -> None:
     restoring = Restoring()
-    restoring.feed(encode_chunk(HEAD, 1, 9, 9, 0, 0, 1))
+    restoring.feed(encode_chunk(HEAD, 2, 9, 9, 0, 0, 1))
     restoring.feed(encode_chunk(*row(1, 0, 2, 9)))
     for first in range(1, MAX_UNANSWERED + 1, MAX_CHUNK_ROWS):
         restoring.feed(encode_chunk(SESSIONS, [(number, b"") for number in range(first, first + MAX_CHUNK_ROWS)]))
@@ -353,8 +423,8 @@ def test_more_answers_than_a_session_may_have_are_refused() -> None:
 
 
 def test_an_unknown_format_is_named() -> None:
-    with pytest.raises(SnapshotError, match="its format is 2; this version of zraft reads format 1 alone"):
-        Restoring().feed(encode_chunk(HEAD, 2))
+    with pytest.raises(SnapshotError, match="its format is 3; this version of zraft reads formats 1 and 2 alone"):
+        Restoring().feed(encode_chunk(HEAD, 3))
 
 
 def test_a_restore_that_is_given_up_is_freed_in_slices(driver: Driver) -> None:
