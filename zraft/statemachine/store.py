@@ -7,7 +7,6 @@ makes it so. Whatever can go wrong goes wrong in the first step (DESIGN trap 18)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 from itertools import islice
 from operator import itemgetter
 from typing import cast
@@ -19,6 +18,7 @@ from zraft.statemachine.codec import MAX_CHUNK_ROWS, Entry
 from zraft.statemachine.record import (
     DIGEST_BYTES,
     FIELDS_BYTES,
+    begin_digest,
     entry_of,
     pack_head,
     unpack_fields,
@@ -180,7 +180,9 @@ class Plan:
                 version += 1
                 digest_change -= digest
             head = pack_head(len(key), create_revision, revision, version)  # as make_record
-            digest_bytes = blake2b(head + key + value, digest_size=DIGEST_BYTES).digest()
+            hasher = begin_digest()
+            hasher.update(head + key + value)
+            digest_bytes = hasher.digest()
             if old is None and key not in records:
                 self.born.append(key)
             records[key] = digest_bytes + head + value

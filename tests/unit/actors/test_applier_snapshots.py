@@ -69,6 +69,7 @@ def test_a_batch_counts_as_its_commands() -> None:
     scene.deliver()
     assert list(scene.files()) == [5]
     scene.say(*[batch(6 + k, 103 + k, 1) for k in range(8)])
+    scene.clock.now_ms = scene.applier.rest_until_ms
     scene.say(batch(14, 111, 60))
     assert scene.applier.taking is None, "as many bytes as half of the last one, but not as many commands"
     assert [message.spare for message in scene.say(batch(15, 171, 40))] == [13], (
@@ -76,6 +77,33 @@ def test_a_batch_counts_as_its_commands() -> None:
     )
     scene.deliver()
     assert list(scene.files()) == [5, 15]
+
+
+def test_a_small_state_that_changes_fast_is_not_written_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(SnapshotPolicy(entries=10)).begin()
+    scene.clock.now_ms = 5_000
+    scene.say(entries(1, 20))
+    scene.clock.now_ms = 5_100
+    scene.deliver()
+    assert list(scene.files()) == [20]
+    rested_ms = scene.applier.rest_until_ms
+    assert 5_100 + 3 * 100 <= rested_ms <= scene.clock.now_ms + 3 * (scene.clock.now_ms - 5_000)
+    scene.say(entries(21, 40))
+    assert scene.applier.taking is None and scene.applier.wakeup_ms == rested_ms
+    scene.clock.now_ms = rested_ms - 1
+    scene.say(entries(41, 60))
+    assert scene.applier.taking is None
+    scene.wake()  # nothing else comes
+    assert scene.applier.taking is not None and scene.clock.now_ms == rested_ms
+
+    scene.clock.now_ms += 100
+    scene.deliver()
+    assert list(scene.files()) == [20, 60]
+    monkeypatch.setattr("zraft.actors.applier.REST_LOG_BYTES", 32_000)
+    scene.say(entries(61, 90))
+    assert scene.applier.taking is None and 30_000 < scene.applier.log_bytes < 32_000
+    scene.say(entries(91, 110))
+    assert scene.applier.taking is not None, "a long log does not wait"
 
 
 def test_none_is_taken_before_the_members_are_known() -> None:
@@ -226,6 +254,7 @@ def test_a_failed_snapshot_of_a_large_state_need_not_wait_for_as_much_log_again(
     scene.deliver()
     size = scene.applier.snapshot_bytes
     assert size > 90_000
+    scene.clock.now_ms = scene.applier.rest_until_ms
     scene.say(entries(101, 210))
     assert scene.applier.status()["taking_snapshot"] == 210
     scene.say(SnapshotFailed("", 210, "no space"), sender="snapshot_writer")

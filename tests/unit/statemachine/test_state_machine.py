@@ -126,7 +126,7 @@ def break_decoding(machine: StateMachine, patch: pytest.MonkeyPatch, call: int) 
 
 def break_planning(machine: StateMachine, patch: pytest.MonkeyPatch, call: int) -> list[str]:
     places = [(Plan, name) for name in ("set", "set_all", "delete", "cas")]
-    return fail_at(call, patch, (Store, "plan"), *places, (store_module, "blake2b"))
+    return fail_at(call, patch, (Store, "plan"), *places, (store_module, "begin_digest"))
 
 
 def break_order(machine: StateMachine, patch: pytest.MonkeyPatch, call: int) -> list[str]:
@@ -234,13 +234,20 @@ def test_a_command_of_a_batch_that_raises_fails_alone(
     if has_others:
         commands.append((Op.DELETE, b"c"))  # type: ignore[arg-type]
 
-    def raises_for_b(data: bytes, *, digest_size: int) -> object:
-        if data.endswith(b"b2"):
-            raise ValueError("at 0x7f00")
-        return blake2b(data, digest_size=digest_size)
+    class RaisesForB:
+        def __init__(self) -> None:
+            self.hasher = blake2b(digest_size=8)
+
+        def update(self, data: bytes) -> None:
+            if data.endswith(b"b2"):
+                raise ValueError("at 0x7f00")
+            self.hasher.update(data)
+
+        def digest(self) -> bytes:
+            return self.hasher.digest()
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "blake2b", raises_for_b)
+        patch.setattr(store_module, "begin_digest", RaisesForB)
         code, answers = driver.raw(pack_batch(session, 1, 0, commands))
     failed = (ResultCode.BAD_COMMAND, "the command failed: ValueError")
     expected = [(0, 1), failed, (0, 2), (0, True, 3)]
