@@ -59,8 +59,6 @@ from zraft.recovered import durable_from, log_from, unpack_batches
 from zraft.waiting import Proposals, Transfers
 from zraft.wire import EntriesCache, ReplyStatus, WireError, pack_peer, unpack_peer
 
-TICKS_PER_HEARTBEAT = 2
-
 log = logging.getLogger(__name__)
 
 _CONFIG = int(EntryKind.CONFIG)
@@ -99,6 +97,7 @@ class Consensus(Actor):
         self.cache = EntriesCache()
         self.proposals = Proposals()
         self.last_tick: Tick | None = None
+        self.tick_ms = 0  # as the clock is armed
         self.transfers = Transfers()
         self.changes = Changes()
         self.handing_over = False
@@ -193,11 +192,12 @@ class Consensus(Actor):
         log.info(text, raft.current_term, snapshot.index, last - raft.log.base_index, last)
         self.take_standing(raft)
         self.tell_identity(raft)
-        self.arm()
+        self.arm(raft)
 
-    def arm(self) -> None:
-        """Have the clock tick."""
-        self.context.send("election_timer", Arm(max(1, self.settings.heartbeat_ms // TICKS_PER_HEARTBEAT)))
+    def arm(self, raft: Raft) -> None:
+        """Have the clock tick as often as `raft` wants to know the time."""
+        self.tick_ms = raft.tick_ms
+        self.context.send("election_timer", Arm(self.tick_ms))
 
     def on_neighbour_restarted(self, name: str) -> None:
         """See the table in docs/ARCHITECTURE.md."""
@@ -227,7 +227,7 @@ class Consensus(Actor):
                 self.identity = None
                 self.tell_identity(self.raft)
             elif name == "election_timer":
-                self.arm()
+                self.arm(self.raft)
 
     def tell_identity(self, raft: Raft) -> None:
         """To transport, when it changed: cluster, store, peers; to the disk, once the cluster's id is certain, which it
@@ -382,6 +382,8 @@ class Consensus(Actor):
             if self.last_tick is not None:
                 raft.tick(self.last_tick.now_ms)
                 self.last_tick = None
+            if self.tick_ms != raft.tick_ms:
+                self.arm(raft)
             changing = self.changes.is_busy
             if changing:
                 self.changes.advance(raft)

@@ -7,7 +7,6 @@ from itertools import permutations
 import pytest
 from consensus_scene import FRESH, NO_SNAPSHOT, NOT_LEADER, UNKNOWN, Scene, members, propose, standing, stored
 
-from zraft.actors.consensus import TICKS_PER_HEARTBEAT
 from zraft.messages import (
     Appended,
     AppendEntries,
@@ -75,7 +74,7 @@ def test_whoever_answers_first_it_then_tells_who_it_is_and_wants_ticks(order: tu
     assert scene.taken() == [
         ("transport", Identity(0, 77, False, PEERS)),
         ("frontend", Endpoints(("client 1", "client 2", "client 3"))),
-        ("election_timer", Arm(Settings().heartbeat_ms // TICKS_PER_HEARTBEAT)),
+        ("election_timer", Arm(Settings().heartbeat_ms // 2)),
     ]
 
 
@@ -168,7 +167,19 @@ def test_a_new_transport_and_a_new_timer_are_told_again() -> None:
     cluster_id = scene.raft.membership.cluster_id
     assert scene.taken() == [("transport", Identity(cluster_id, 77, False, PEERS))]
     scene.restarted("election_timer")
-    assert scene.taken() == [("election_timer", Arm(25))]
+    assert scene.taken() == [("election_timer", Arm(50))]
+
+
+def test_a_leader_wants_a_tick_for_each_heartbeat_and_others_two() -> None:
+    scene = Scene()
+    assert scene.context.taken_for("election_timer") == [Arm(25)]
+    for _ in range(2):  # as long as nobody else is heard
+        scene.tick()
+        assert scene.context.taken_for("election_timer") == []
+    scene.lead()
+    assert scene.actor.tick_ms == 50
+    scene.peers_say(("n2", Heartbeat(2, 0, 0)))
+    assert scene.context.taken_for("election_timer") == [Arm(25)]
 
 
 def test_before_it_has_begun_there_is_nothing_to_tell_them() -> None:
