@@ -35,9 +35,9 @@ ROUNDS = 5
 class Pace:
     """Seconds of a cell, and how many operations are in flight in them."""
 
-    def __init__(self, quick: bool) -> None:
+    def __init__(self, quick: bool, in_flight: tuple[int, ...]) -> None:
         self.warm_up_s, self.duration_s = (0.5, 1.5) if quick else (1.0, 5.0)
-        self.in_flight = (1, 64) if quick else IN_FLIGHT
+        self.in_flight = in_flight or ((1, 64) if quick else IN_FLIGHT)
         self.settle_s = 1.0 if quick else 4.0
 
 
@@ -51,7 +51,7 @@ def one_peer(peer: Peer, pace: Pace) -> tuple[list[dict[str, Any]], dict[str, An
     peer.start()
     try:
         empty_mib = machine.memory_mib(peer.pids())
-        peer.fill(KEYS)
+        peer.fill()
         for operation in peer.operations:
             peer.load(Cell(operation, 64, 0.0, pace.settle_s))  # heaps grow, compilers compile
         cells = []
@@ -100,27 +100,59 @@ def chosen(only: str) -> list[Peer]:
     return peers
 
 
+def numbers(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    """From a list with commas. Raises BadParameter."""
+    try:
+        found = tuple(int(word) for word in value.split(",") if word.strip())
+    except ValueError:
+        raise click.BadParameter(f"expected whole numbers with commas between them, got {value!r}") from None
+    if any(number < 1 for number in found):
+        raise click.BadParameter("expected numbers from 1 on")
+    return found
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--quick", is_flag=True, help="One round of short cells: to see that it runs, not for figures.")
 @click.option("--rounds", type=click.IntRange(min=1), metavar="N", help=f"[default: {ROUNDS}; 1 if --quick]")
 @click.option("--only", default="", metavar="LIST", help="Names of stores, with commas between them.")
+@click.option(
+    "--in-flight",
+    callback=numbers,
+    default="",
+    metavar="LIST",
+    help="How many operations, with commas between them.  [default: 1,16,64,256]",
+)
+@click.option(
+    "--keys",
+    type=click.IntRange(min=1),
+    default=KEYS,
+    show_default=True,
+    metavar="N",
+    help="So many keys are there, and drawn from.",
+)
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.json",
               help="[default: benchmarks/results/<date>.json]")  # fmt: skip
 @click.option("--show", is_flag=True, help="Measure nothing; print the table of the FILEs together.")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True), metavar="[FILE.json]...")
-def main(quick: bool, rounds: int | None, only: str, output: Path | None, show: bool, files: tuple[Path, ...]) -> None:
+def main(
+    quick: bool, rounds: int | None, only: str, in_flight: tuple[int, ...], keys: int, output: Path | None, show: bool,
+    files: tuple[Path, ...],
+) -> None:  # fmt: skip
     """Measure zraft beside other stores on this machine, and print the medians as a table."""
     if show:
         documents = [json.loads(file.read_text()) for file in files]
         click.echo(table.render(documents))
         return
-    pace = Pace(quick)
+    pace = Pace(quick, in_flight)
     peers = chosen(only)
+    for peer in peers:
+        peer.keys = keys
     now = datetime.datetime.now()
     path = output or Path(__file__).parent / "results" / f"{now:%Y-%m-%d-%H%M}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {peer.name: {"version": peer.version(), "about": peer.about} for peer in peers}
-    document = {"date": f"{now:%Y-%m-%d %H:%M}", "quick": quick, "machine": machine.describe(), "peers": about}
+    document = {"date": f"{now:%Y-%m-%d %H:%M}", "quick": quick, "keys": keys, "machine": machine.describe()}
+    document["peers"] = about
     document["rounds"] = []
     for number in range(rounds or (1 if quick else ROUNDS)):
         say(f"round {number + 1}")

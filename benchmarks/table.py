@@ -58,6 +58,8 @@ def _heading(document: Mapping[str, Any]) -> str:
         f"{document['date']}: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux "
         f"{machine['kernel']}; Python {machine['python']}, pyzmq {machine['pyzmq']}, libzmq {machine['libzmq']}"
     ]
+    if document.get("keys"):
+        lines[0] += f"; {document['keys']:,} keys"
     lines += [f"- {name}: {peer['version']}; {peer['about']}" for name, peer in document["peers"].items()]
     return "\n".join(lines)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from machine import data_folder
-from workload import Cell, Loaded
+from workload import KEYS, Cell, Loaded
 
 HERE = Path(__file__).resolve().parents[1]
 START_S = 60.0
@@ -36,6 +36,7 @@ class Peer:
     operations: tuple[str, ...] = ("put", "get")
 
     def __init__(self) -> None:
+        self.keys = KEYS
         self.folder = Path()
         self.processes: list[subprocess.Popen[str]] = []
 
@@ -65,7 +66,7 @@ class Peer:
         """Start the processes, by `spawn`."""
         raise NotImplementedError
 
-    def fill(self, keys: int) -> None:
+    def fill(self) -> None:
         """Write every key once."""
         raise NotImplementedError
 

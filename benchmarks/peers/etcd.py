@@ -9,7 +9,7 @@ import urllib.request
 from typing import Any
 
 from machine import data_folder
-from workload import KEYS, VALUE_BYTES, Cell, Loaded, run_generator
+from workload import VALUE_BYTES, Cell, Loaded, run_generator
 
 from peers import HERE, Peer, build, eventually, free_ports, need
 
@@ -74,7 +74,7 @@ class Etcd(Peer):
             status: dict[str, Any] = json.load(answer)
             return status
 
-    def fill(self, keys: int) -> None:
+    def fill(self) -> None:
         """See Peer."""
         self._run("fill", Cell("put", 256, 0.0, 0.0))
 
@@ -89,7 +89,7 @@ class Etcd(Peer):
             "inflight": cell.in_flight,
             "warmup": cell.warm_up_s,
             "duration": cell.duration_s,
-            "keys": KEYS,
+            "keys": self.keys,
             "value": VALUE_BYTES,
         }
         return run_generator([self._loader, *(f"-{name}={value}" for name, value in options.items())], cell)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
-from workload import KEYS, VALUE_BYTES, Cell, Loaded, from_fields
+from workload import VALUE_BYTES, Cell, Loaded, from_fields
 
 from peers import HERE, NotInstalled, Peer, eventually, free_ports
 
@@ -43,7 +43,7 @@ class Synced(Peer):
                 "address": address,
                 "partners": [other for other in addresses if other != address],
                 "is_synced": self.is_synced,
-                "keys": KEYS,
+                "keys": self.keys,
                 "value_bytes": VALUE_BYTES,
                 "settings": {
                     "journalFile": str(self.folder / f"{number}.journal"),
@@ -70,7 +70,7 @@ class Synced(Peer):
         leading = [p for p, report in zip(self.processes, reports, strict=True) if report["leads"]]
         return leading[0] if leading else None
 
-    def fill(self, keys: int) -> None:
+    def fill(self) -> None:
         """See Peer."""
         _ask(self._leader, {"do": "fill", "in_flight": 256})
 

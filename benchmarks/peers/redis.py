@@ -7,7 +7,7 @@ import resource
 import socket
 import subprocess
 
-from workload import KEYS, VALUE_BYTES, Cell, Loaded
+from workload import VALUE_BYTES, Cell, Loaded
 
 from peers import Peer, eventually, free_ports, need
 
@@ -44,9 +44,9 @@ class Redis(Peer):
             connection.sendall(b"PING\r\n")
             return connection.recv(5) == b"+PONG"
 
-    def fill(self, keys: int) -> None:
+    def fill(self) -> None:
         """See Peer. It draws keys, as redis-benchmark always does: nearly all are there then."""
-        self._requests("put", 64, 5 * keys)
+        self._requests("put", 64, 5 * self.keys)
 
     def load(self, cell: Cell) -> Loaded:
         """As many requests as should fill the time, by the rate of a short run before."""
@@ -64,7 +64,7 @@ class Redis(Peer):
 
     def _requests(self, operation: str, in_flight: int, count: int) -> dict[str, float]:
         test = "get" if operation == "get" else "set"
-        command = [self._benchmark, "-p", self._port, "-t", test, "-c", in_flight, "-n", count, "-r", KEYS]
+        command = [self._benchmark, "-p", self._port, "-t", test, "-c", in_flight, "-n", count, "-r", self.keys]
         command += ["-d", VALUE_BYTES, "--csv"]
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
         rows = list(csv.reader(line for line in done.stdout.splitlines() if line.startswith('"')))

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 from machine import data_folder
-from workload import KEYS, VALUE_BYTES, Cell, Loaded, run_generator
+from workload import VALUE_BYTES, Cell, Loaded, run_generator
 
 from peers import HERE, NotInstalled, Peer, build, eventually, free_ports, need
 
@@ -72,7 +72,7 @@ class ZooKeeper(Peer):
                 found = re.search(r"^Mode: (\w+)", answer.read(), re.MULTILINE)
         return found.group(1) if found else ""
 
-    def fill(self, keys: int) -> None:
+    def fill(self) -> None:
         """See Peer."""
         self._run("fill", Cell("put", 256, 0.0, 0.0))
 
@@ -81,5 +81,5 @@ class ZooKeeper(Peer):
         return self._run(cell.operation, cell)
 
     def _run(self, operation: str, cell: Cell) -> Loaded:
-        numbers = (cell.in_flight, cell.warm_up_s, cell.duration_s, KEYS, VALUE_BYTES)
+        numbers = (cell.in_flight, cell.warm_up_s, cell.duration_s, self.keys, VALUE_BYTES)
         return run_generator([self._loader, f"127.0.0.1:{self._leader}", operation, *map(str, numbers)], cell)

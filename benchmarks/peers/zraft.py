@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from workload import KEYS, VALUE_BYTES, Cell, Loaded
+from workload import VALUE_BYTES, Cell, Loaded
 
 import zraft
 from peers import Peer
@@ -33,7 +33,7 @@ class Zraft(Peer):
         """See Peer."""
         return [node.pid for node in self._cluster.nodes.values() if node.pid is not None]
 
-    def fill(self, keys: int) -> None:
+    def fill(self) -> None:
         """See Peer."""
         self._load(Cell("put", 1, 0.0, 0.0), fill=True)
 
@@ -49,7 +49,7 @@ class Zraft(Peer):
     def _load(self, cell: Cell, fill: bool) -> Outcome:
         put_share = float(cell.operation == "put")
         workload = Workload(
-            cell.operation, put_share, cell.in_flight, 1, 0.0, KEYS, VALUE_BYTES, cell.duration_s, cell.warm_up_s
+            cell.operation, put_share, cell.in_flight, 1, 0.0, self.keys, VALUE_BYTES, cell.duration_s, cell.warm_up_s
         )
         with Clients(workload.plans(self._cluster.endpoints, time.time_ns(), fill)) as clients:
             clients.begin(time.monotonic() + LEAD_SECONDS)

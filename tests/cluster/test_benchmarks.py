@@ -13,11 +13,11 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LOAD_ZRAFT = """
 import json
 from peers.zraft import Zraft
-from workload import KEYS, Cell, measure
+from workload import Cell, measure
 peer = Zraft()
 peer.start()
 try:
-    peer.fill(KEYS)
+    peer.fill()
     print(json.dumps([measure(peer, Cell(operation, 8, 0.1, 0.5)) for operation in peer.operations]))
 finally:
     peer.stop()
