@@ -18,7 +18,7 @@ from zraft.errors import ZraftError
 from zraft.messages import BUS_MESSAGES, PEER_MESSAGES, AppendEntries, Entry
 
 CLIENT_VERSION = 1
-PEER_VERSION = 2  # whoever speaks 1 knows no batches: its state would become another
+PEER_VERSION = 2  # 1 knew no batches, nor states of format 2
 MAX_FRAME_BYTES = 8 * 1024 * 1024
 MAX_REQUESTS_PER_FRAME = 1024
 MAX_ARRAY = 16 * 1024  # elements; a run of log entries has fewer (raft.log.MAX_RUN_BYTES)

@@ -323,7 +323,7 @@ class Applier(Actor):
     def rests(self) -> bool:
         """Whether the last snapshot was just now: a small state that changes fast would be written all the time else.
         A state whose due log is longer than that rests by it."""
-        if self.log_bytes >= REST_LOG_BYTES or self.context.now_ms() >= self.rest_until_ms:
+        if self.log_bytes >= min(REST_LOG_BYTES, self.policy.bytes) or self.context.now_ms() >= self.rest_until_ms:
             return False
         if self.wakeup_ms is None:
             self.wakeup_ms = self.rest_until_ms  # there may be no more entries

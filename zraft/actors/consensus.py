@@ -89,8 +89,7 @@ class Consensus(Actor):
         self.questions = 0  # Recovers and RestoreSnapshots that this life of the applier has not answered
         self.standing: Applied | None = None  # its answer to the last of them, until it can be handed on
         self.applier_knows = False  # the applier has answered, and that was handed on
-        self.store_id = 0
-        self.cluster_id = 0
+        self.store_id = self.cluster_id = 0
         self.identity: Identity | None = None  # as transport was told it
         self.identity_of: Membership | None = None
         self.identity_is_final = False
@@ -182,8 +181,7 @@ class Consensus(Actor):
         recovered, snapshot = self.recovered, self.snapshot
         if recovered is None or snapshot is None:
             return
-        self.store_id = recovered.store_id
-        self.cluster_id = recovered.cluster_id
+        self.store_id, self.cluster_id = recovered.store_id, recovered.cluster_id
         durable = durable_from(recovered, snapshot)
         raft = self.raft = Raft(self.node, self.founding, durable, self.settings, self.context.rng)
         self.recovered = self.snapshot = None

@@ -94,7 +94,8 @@ class Raft(Reconfiguration):
             for peer, progress in self.progress.items():
                 self.send_heartbeat(peer, progress)
             self.maybe_send_timeout_now()
-            self.compact()  # what a follower held back that has caught up since, or is away
+            # What a follower held back that has caught up since, or is away for long: others come back.
+            self.compact(self.settings.long_away_ms)
 
     # --- peers
 

@@ -84,9 +84,10 @@ class Snapshots(Replication):
                 f"the snapshot of the first {self.snapshot.index} entries was whole, and is not now; the newest that "
                 f"is one reaches to {saved.index}. Check the disk, then start the node again: it tries that one"
             )
-        if saved.index == self.snapshot.index:
+        is_known = saved.index == self.snapshot.index
+        self.snapshot = saved  # of a known one, too: the older one may have been found damaged since
+        if is_known:
             return
-        self.snapshot = saved
         if self.log.has(saved.index, saved.term) or saved.index <= self.commit_index:
             self.commit_index = max(self.commit_index, saved.index)
             if self.log.has(saved.index, saved.term):
@@ -99,7 +100,7 @@ class Snapshots(Replication):
         if self.role is Role.FOLLOWER and self.leader_id is not None:
             held = min(self.commit_index, self.log.durable_index)
             self.send(self.leader_id, AppendReply(self.current_term, True, held, 0, 0))
-        self.compact()
+        self.compact(self.settings.election_timeout_ms[1])
 
     def restore(self, index: int) -> None:
         """Have the state machine load the snapshot; nothing is handed to it until it has."""
@@ -108,15 +109,16 @@ class Snapshots(Replication):
         self.output.apply.clear()
         self.output.restore = index
 
-    def compact(self) -> None:
+    def compact(self, away_ms: int) -> None:
         """Let go of the log that is behind the *older* of the two snapshots on disk, so that the newer one may turn
-        out damaged, and that no follower is likely to need (trap 25: compacted <= snapshot)."""
+        out damaged, and that no follower is likely to need (trap 25: compacted <= snapshot). Who was not heard for
+        away_ms needs nothing."""
         index, log = self.snapshot.index, self.log
         kept = max(index - self.settings.snapshot_keep, self.spare_index, log.index_before(index, MAX_KEPT_BYTES))
         held = max(index - MAX_HELD_ENTRIES, log.index_before(index, MAX_HELD_BYTES))
         through = min(self.snapshot.older_index, kept, self.applied_index)
         for progress in self.progress.values():
-            if self.now_ms - progress.last_contact_ms <= self.settings.election_timeout_ms[1]:
+            if self.now_ms - progress.last_contact_ms <= away_ms:
                 needed = max(progress.match_index, progress.snapshot_index)
                 through = min(through, max(needed, held))
         if through > log.base_index:

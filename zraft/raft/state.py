@@ -43,6 +43,11 @@ class Settings(NamedTuple):
         """A leader whose disk answers nothing for so long gives leadership up (trap 12)."""
         return 5 * self.election_timeout_ms[1]
 
+    @property
+    def long_away_ms(self) -> int:
+        """A follower that was not heard for so long was not only restarted, and the log is not held back for it."""
+        return 10 * self.election_timeout_ms[1]
+
 
 class SavedSnapshot(NamedTuple):
     """A snapshot on this node's disk, whole and durable. index 0: there is none. config: the members at index, as in a

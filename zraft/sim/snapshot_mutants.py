@@ -91,10 +91,10 @@ def _trusts_snapshots(patch: Any) -> None:
 def _compacts_to_the_newest(patch: Any) -> None:
     original = Snapshots.compact
 
-    def compact(self: Snapshots) -> None:
+    def compact(self: Snapshots, away_ms: int) -> None:
         saved = self.snapshot
         self.snapshot = saved._replace(older_index=saved.index)
-        original(self)
+        original(self, away_ms)
         self.snapshot = saved
 
     patch(Snapshots, "compact", compact)
@@ -102,7 +102,7 @@ def _compacts_to_the_newest(patch: Any) -> None:
 
 @mutant("compacts-unsaved", "25", "lets go of all that is applied, whatever the snapshot covers")
 def _compacts_unsaved(patch: Any) -> None:
-    def compact(self: Snapshots) -> None:
+    def compact(self: Snapshots, away_ms: int) -> None:
         through = min(self.applied_index, self.log.durable_index)
         if through > self.log.base_index:
             self.log.compact(through)

@@ -22,7 +22,7 @@ pack_head = Struct("<IQQQ").pack
 """The fields between digest and value: the length of the key, create_revision, mod_revision, version."""
 
 _FIELDS = Struct("<QIQQQ")
-unpack_fields = _FIELDS.unpack_from
+fields_of = _FIELDS.unpack_from
 """(digest, length of the key, create_revision, mod_revision, version) of a record."""
 
 DIGEST_BYTES = 8
@@ -62,5 +62,5 @@ def value_of(record: bytes) -> bytes:
 
 def entry_of(key: bytes, record: bytes) -> Entry:
     """The entry as readers see it."""
-    _, _, create_revision, mod_revision, version = unpack_fields(record)
+    _, _, create_revision, mod_revision, version = fields_of(record)
     return key, record[FIELDS_BYTES:], create_revision, mod_revision, version

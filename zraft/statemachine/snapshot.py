@@ -20,7 +20,7 @@ from zraft.statemachine.codec import (
 )
 from zraft.statemachine.frozen import END, HEAD, KEYS, SESSIONS, STATE_FORMAT, FrozenState
 from zraft.statemachine.machine import StateMachine
-from zraft.statemachine.record import FIELDS_BYTES, is_record_of, make_record, unpack_fields
+from zraft.statemachine.record import FIELDS_BYTES, fields_of, is_record_of, make_record
 from zraft.statemachine.sessions import MAX_SESSIONS, MAX_UNANSWERED, Session, Sessions
 from zraft.statemachine.store import Store
 
@@ -148,7 +148,7 @@ class Restoring:
         # In C, for there are many.
         if not all(map(lt, keys, keys[1:])) or (self._last_key is not None and keys[0] <= self._last_key):
             raise SnapshotError("keys that do not ascend")
-        _, key_bytes, created, modified, versions = zip(*map(unpack_fields, records), strict=True)
+        _, key_bytes, created, modified, versions = zip(*map(fields_of, records), strict=True)
         if min(created) < 1 or min(versions) < 1:
             raise SnapshotError("revisions and versions must be integers from 1 on")
         if not all(map(le, created, modified)) or not all(map(le, versions, modified)):

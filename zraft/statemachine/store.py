@@ -20,8 +20,8 @@ from zraft.statemachine.record import (
     FIELDS_BYTES,
     begin_digest,
     entry_of,
+    fields_of,
     pack_head,
-    unpack_fields,
     value_of,
 )
 
@@ -176,7 +176,7 @@ class Plan:
             if old is None:
                 create_revision, version = revision, 1
             else:
-                digest, _, create_revision, _, version = unpack_fields(old)
+                digest, _, create_revision, _, version = fields_of(old)
                 version += 1
                 digest_change -= digest
             head = pack_head(len(key), create_revision, revision, version)  # as make_record
@@ -196,7 +196,7 @@ class Plan:
             return False
         self.records[key] = None
         self.has_deleted = True
-        self.digest_change -= unpack_fields(record)[0]
+        self.digest_change -= fields_of(record)[0]
         self.revision += 1
         return True
 

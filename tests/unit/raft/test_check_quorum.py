@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from cluster_harness import SETTINGS, Cluster, Packet
 
 from zraft.messages import HeartbeatReply
@@ -25,6 +26,29 @@ def test_a_leader_cut_off_steps_down_within_two_timeouts() -> None:
     assert cluster.run(2 * MOST - LEAST, until=lambda: cluster["n1"].raft.role is not Role.LEADER)
     assert cluster["n1"].raft.leader_id is None
     assert "reaches only nobody" in " ".join(cluster["n1"].notes)
+
+
+@pytest.mark.parametrize("late_ms", [0, SETTINGS.heartbeat_ms // 2])
+def test_late_ticks_are_not_taken_for_a_pause(late_ms: int) -> None:
+    """Else a busy leader that reaches nobody would go on for as much longer."""
+    cluster = led()
+    cluster.isolate("n1")
+    raft = cluster["n1"].raft
+    began_ms = last_ms = raft.now_ms
+    contacts = {peer: progress.last_contact_ms for peer, progress in raft.progress.items()}
+    while raft.role is Role.LEADER:
+        assert {peer: progress.last_contact_ms for peer, progress in raft.progress.items()} == contacts
+        last_ms += raft.tick_ms + late_ms
+        raft.tick(last_ms)
+    assert last_ms - began_ms <= 2 * MOST
+
+
+def test_a_longer_pause_does_not_count() -> None:
+    cluster = led()
+    raft = cluster["n1"].raft
+    before = {peer: progress.last_contact_ms for peer, progress in raft.progress.items()}
+    raft.tick(raft.now_ms + raft.tick_ms + SETTINGS.heartbeat_ms // 2 + 10)
+    assert {peer: progress.last_contact_ms - 10 for peer, progress in raft.progress.items()} == before
 
 
 def test_a_leader_with_a_majority_stays_without_the_minority() -> None:

@@ -92,7 +92,25 @@ def test_what_a_follower_held_back_goes_when_it_has_it_or_is_away_although_nothi
     if not is_away:
         cluster.drop = lambda packet: False
     cluster.run(1000)
+    assert raft.log.base_index == (1 if is_away else 7), "who is away for a second comes back"
+    cluster.run(2500)
     assert raft.log.base_index == 7
+
+
+def test_an_older_snapshot_that_was_found_damaged_is_not_relied_on() -> None:
+    cluster = Cluster(1)
+    cluster.elect("n1")
+    raft = cluster["n1"].raft
+    raft.settings = SETTINGS._replace(snapshot_keep=100)
+    for _ in range(3):
+        grow(cluster, "n1")
+    assert raft.snapshot.older_index == 7 and raft.log.base_index == 0
+    disk = cluster["n1"].disk
+    del disk.snapshots[0]
+    raft.on_snapshot_saved(disk.saved())  # from a new snapshot_writer, which looked at both
+    raft.settings = SETTINGS
+    cluster.run(200)
+    assert raft.log.base_index == 0
 
 
 def test_a_node_whose_log_begins_after_its_newest_whole_snapshot_stops_in_words() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zraft.statemachine.record import make_record, unpack_fields
+from zraft.statemachine.record import fields_of, make_record
 from zraft.statemachine.store import ENTRY_OVERHEAD_BYTES, MAX_RANGE_BYTES, Store
 
 
@@ -165,7 +165,7 @@ def test_the_digest_sum_depends_on_what_is_there_and_not_on_how_it_came(steps: l
         getattr(plan, step)(*arguments)
         store.commit(plan)
     entries, _ = store.range(b"", None, 100, 100_000)
-    assert store.digest_sum == sum(unpack_fields(make_record(*entry))[0] for entry in entries) % 2**64
+    assert store.digest_sum == sum(fields_of(make_record(*entry))[0] for entry in entries) % 2**64
     assert len(store) == len(entries)
 
 
