@@ -39,7 +39,8 @@ MAX_ANSWER_BYTES = 4 * 1024 * 1024  # to reads in one batch; then the others get
 PIECE_BYTES = 128 * 1024  # of a snapshot in one message
 WINDOW_BYTES = 8 * PIECE_BYTES  # on their way to the snapshot_writer
 SLICE_PAUSE_MS = 2  # between two slices of a snapshot: taking one must not take the processor from the hot path
-REST = 3  # times as long as the last snapshot took is the rest before the next
+REST = 3  # times as long as the last snapshot took is the rest before the next,
+REST_AFTER_BYTES = 1024 * 1024  # if it had as many: smaller ones are cheap
 REST_LOG_BYTES = 8 * 1024 * 1024  # that end it
 DISCARD_KEYS = 500  # of a state that is replaced, at a time
 MARKS = 64  # of how many commands were applied up to where; they span twice `SnapshotPolicy.keep` commands
@@ -321,8 +322,8 @@ class Applier(Actor):
         return self.policy.is_due(entries, self.log_bytes, self.snapshot_bytes) and not self.rests()
 
     def rests(self) -> bool:
-        """Whether the last snapshot was just now: a small state that changes fast would be written all the time else.
-        A state whose due log is longer than that rests by it."""
+        """Whether the last snapshot was just now: a state of some MiB that changes fast would be written all the time
+        else. A larger one is not, for it waits for half of its size in log."""
         if self.log_bytes >= min(REST_LOG_BYTES, self.policy.bytes) or self.context.now_ms() >= self.rest_until_ms:
             return False
         if self.wakeup_ms is None:
@@ -382,8 +383,9 @@ class Applier(Actor):
         self.stop_taking("" if taking.index == message.index else f"there is one of the first {message.index}")
         self.log_bytes -= taking.log_bytes
         self.snapshot_commands = taking.commands
-        now_ms = self.context.now_ms()
-        self.rest_until_ms = now_ms + REST * (now_ms - self.taking_since_ms)
+        if message.size >= REST_AFTER_BYTES:
+            now_ms = self.context.now_ms()
+            self.rest_until_ms = now_ms + REST * (now_ms - self.taking_since_ms)
         self.answer_requests(taking.revision)  # a newer one does as well
 
     def answer_requests(self, revision: int) -> None:

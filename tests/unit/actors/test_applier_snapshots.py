@@ -69,7 +69,6 @@ def test_a_batch_counts_as_its_commands() -> None:
     scene.deliver()
     assert list(scene.files()) == [5]
     scene.say(*[batch(6 + k, 103 + k, 1) for k in range(8)])
-    scene.clock.now_ms = scene.applier.rest_until_ms
     scene.say(batch(14, 111, 60))
     assert scene.applier.taking is None, "as many bytes as half of the last one, but not as many commands"
     assert [message.spare for message in scene.say(batch(15, 171, 40))] == [13], (
@@ -79,7 +78,8 @@ def test_a_batch_counts_as_its_commands() -> None:
     assert list(scene.files()) == [5, 15]
 
 
-def test_a_small_state_that_changes_fast_is_not_written_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_of_some_size_that_changes_fast_is_not_written_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zraft.actors.applier.REST_AFTER_BYTES", 20_000)
     scene = Scene(SnapshotPolicy(entries=10)).begin()
     scene.clock.now_ms = 5_000
     scene.say(entries(1, 20))
@@ -104,6 +104,15 @@ def test_a_small_state_that_changes_fast_is_not_written_all_the_time(monkeypatch
     assert scene.applier.taking is None and 30_000 < scene.applier.log_bytes < 32_000
     scene.say(entries(91, 110))
     assert scene.applier.taking is not None, "a long log does not wait"
+
+
+def test_a_small_state_does_not_rest() -> None:
+    scene = Scene(SnapshotPolicy(entries=10)).begin()
+    for last in (20, 40, 60):
+        scene.say(entries(last - 19, last))
+        scene.clock.now_ms += 1_000
+        scene.deliver()
+    assert 60 in scene.files()
 
 
 def test_none_is_taken_before_the_members_are_known() -> None:
@@ -254,7 +263,6 @@ def test_a_failed_snapshot_of_a_large_state_need_not_wait_for_as_much_log_again(
     scene.deliver()
     size = scene.applier.snapshot_bytes
     assert size > 90_000
-    scene.clock.now_ms = scene.applier.rest_until_ms
     scene.say(entries(101, 210))
     assert scene.applier.status()["taking_snapshot"] == 210
     scene.say(SnapshotFailed("", 210, "no space"), sender="snapshot_writer")
