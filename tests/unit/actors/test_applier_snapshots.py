@@ -79,7 +79,7 @@ def test_a_batch_counts_as_its_commands() -> None:
 
 
 def test_a_state_of_some_size_that_changes_fast_is_not_written_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zraft.actors.applier.REST_AFTER_BYTES", 20_000)
+    monkeypatch.setattr("zraft.actors.applier.REST_AFTER_BYTES", 10_000)
     scene = Scene(SnapshotPolicy(entries=10)).begin()
     scene.clock.now_ms = 5_000
     scene.say(entries(1, 20))
