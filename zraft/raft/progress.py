@@ -153,10 +153,9 @@ class Progress:
     def retry_if_overdue(self, now_ms: int, heartbeat_ms: int) -> None:
         """The link works, but what was sent over it has had no answer for long: take it for lost and send it again.
 
-        Ever less often, for the other end may merely wait for its disk. What was sent was stamped with the time of a
-        tick, which is up to a heartbeat earlier."""
+        Ever less often, for the other end may merely wait for its disk."""
         waiting = self.probe_sent or bool(self._inflight) or self.state is ProgressState.SNAPSHOT
-        patience_ms = heartbeat_ms // 2 if self.state is ProgressState.PROBE else 4 * heartbeat_ms
+        patience_ms = heartbeat_ms // 2 if self.state is ProgressState.PROBE else 3 * heartbeat_ms
         if not waiting or now_ms - self.last_progress_ms < patience_ms << min(self.retries, 4):
             return
         self.retries += 1

@@ -165,7 +165,7 @@ def test_only_a_window_of_pieces_is_under_way_and_goes_again_when_nothing_is_hea
     cluster.network[:] = [p for p in cluster.network if type(p.message) is not InstallSnapshot]
     cluster.input(leader, lambda raft: raft.tick(cluster.now_ms))
     assert not leader.disk.files
-    for _ in range(4):
+    for _ in range(3):
         cluster.now_ms += SETTINGS.heartbeat_ms
         cluster.tick(leader)
     cluster.input(leader, lambda raft: raft.on_heartbeat_contact(progress))

@@ -93,18 +93,18 @@ def test_a_refusal_in_the_pipeline_goes_back_to_probing() -> None:
     assert progress.next_index == 8 and progress.state is ProgressState.REPLICATE, "the window was emptied"
 
 
-def test_the_pipeline_is_sent_again_when_it_had_no_answer_for_four_heartbeats() -> None:
+def test_the_pipeline_is_sent_again_when_it_had_no_answer_for_three_heartbeats() -> None:
     progress = replicating()
     progress.retry_if_overdue(1_000, 50)
     assert progress.state is ProgressState.REPLICATE, "nothing was on its way"
     progress.sent(6, 10, 1_000)
     progress.sent(7, 10, 1_100)
-    progress.retry_if_overdue(1_199, 50)
+    progress.retry_if_overdue(1_149, 50)
     assert progress.state is ProgressState.REPLICATE
-    progress.matched(6, 1_200)
-    progress.retry_if_overdue(1_399, 50)
+    progress.matched(6, 1_150)
+    progress.retry_if_overdue(1_299, 50)
     assert progress.state is ProgressState.REPLICATE, "there was progress meanwhile"
-    progress.retry_if_overdue(1_400, 50)
+    progress.retry_if_overdue(1_300, 50)
     assert (progress.state, progress.next_index) == (ProgressState.PROBE, 7)
 
 
@@ -181,7 +181,7 @@ def test_a_follower_that_lost_it_gets_it_from_the_beginning_when_it_is_overdue()
     progress.snapshot_taken(0, 1)
     progress.snapshot_taken(0, 1)
     assert pieces(progress) == [], "its disk may be full, and is not fuller at once"
-    progress.retry_if_overdue(1 + 4 * 50, 50)
+    progress.retry_if_overdue(1 + 3 * 50, 50)
     assert pieces(progress) == list(range(8))
 
 
@@ -205,13 +205,13 @@ def test_a_snapshot_that_is_not_heard_of_goes_again_from_what_is_there() -> None
     pieces(progress)
     progress.snapshot_taken(2 * SNAPSHOT_PIECE_BYTES, 100)
     assert pieces(progress) == [8, 9]
-    progress.retry_if_overdue(299, 50)
+    progress.retry_if_overdue(249, 50)
     assert pieces(progress) == []
-    progress.retry_if_overdue(300, 50)
+    progress.retry_if_overdue(250, 50)
     assert pieces(progress) == list(range(2, 10))
-    progress.retry_if_overdue(699, 50)
+    progress.retry_if_overdue(549, 50)
     assert pieces(progress) == []
-    progress.retry_if_overdue(700, 50)
+    progress.retry_if_overdue(550, 50)
     assert pieces(progress) == list(range(2, 10)), "ever less often"
 
 
@@ -220,7 +220,7 @@ def test_of_a_snapshot_that_is_all_there_the_last_piece_goes_again_until_its_bei
     pieces(progress)
     progress.snapshot_taken(progress.snapshot_size, 0)
     assert pieces(progress) == []
-    progress.retry_if_overdue(200, 50)
+    progress.retry_if_overdue(150, 50)
     assert [*pieces(progress)] == [1], "its last piece's bytes, wherever they begin"
     progress.matched(49, 200)
     assert progress.state is ProgressState.SNAPSHOT
@@ -232,12 +232,12 @@ def test_of_a_snapshot_that_is_all_there_the_last_piece_goes_again_until_its_bei
 def test_a_newer_snapshot_begins_from_its_first_piece_and_with_new_patience() -> None:
     progress = sending(20)
     pieces(progress)
-    progress.retry_if_overdue(200, 50)
+    progress.retry_if_overdue(150, 50)
     progress.begin_snapshot(70, 2, 2 * SNAPSHOT_PIECE_BYTES, 400)
     assert pieces(progress) == [0, 1]
-    progress.retry_if_overdue(599, 50)
+    progress.retry_if_overdue(549, 50)
     assert pieces(progress) == []
-    progress.retry_if_overdue(600, 50)
+    progress.retry_if_overdue(550, 50)
     assert pieces(progress) == [0, 1]
 
 
