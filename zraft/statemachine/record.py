@@ -63,4 +63,4 @@ def value_of(record: bytes) -> bytes:
 def entry_of(key: bytes, record: bytes) -> Entry:
     """The entry as readers see it."""
     _, _, create_revision, mod_revision, version = fields_of(record)
-    return key, record[FIELDS_BYTES:], create_revision, mod_revision, version
+    return key, value_of(record), create_revision, mod_revision, version

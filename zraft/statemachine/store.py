@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from operator import itemgetter
 from typing import cast
 
 from sortedcontainers import SortedList
@@ -16,7 +15,6 @@ from sortedcontainers import SortedList
 from zraft.errors import impossible
 from zraft.statemachine.codec import MAX_CHUNK_ROWS, Entry
 from zraft.statemachine.record import (
-    DIGEST_BYTES,
     FIELDS_BYTES,
     begin_digest,
     entry_of,
@@ -35,7 +33,6 @@ _RECORD_OVERHEAD_BYTES = ENTRY_OVERHEAD_BYTES - FIELDS_BYTES
 
 _SUM_MASK = (1 << 64) - 1
 _from_bytes = int.from_bytes
-_digest_in = itemgetter(slice(DIGEST_BYTES))
 
 
 class Store:
@@ -125,7 +122,7 @@ class Store:
         """Take over records of another store, in ascending order, all behind those here. `revision` is not touched."""
         self._records.update(zip(keys, records, strict=True))
         self._keys.update(keys)
-        added = sum([_from_bytes(digest, "little") for digest in map(_digest_in, records)])
+        added = sum([fields_of(record)[0] for record in records])
         self._digest_sum = (self._digest_sum + added) & _SUM_MASK
 
     def discard(self, count: int) -> int:
