@@ -39,9 +39,8 @@ MAX_ANSWER_BYTES = 4 * 1024 * 1024  # to reads in one batch; then the others get
 PIECE_BYTES = 128 * 1024  # of a snapshot in one message
 WINDOW_BYTES = 8 * PIECE_BYTES  # on their way to the snapshot_writer
 SLICE_PAUSE_MS = 2  # between two slices of a snapshot: taking one must not take the processor from the hot path
-REST = 3  # times as long as the last snapshot took is the rest before the next,
-REST_AFTER_BYTES = 1024 * 1024  # if it had as many: smaller ones are cheap
-REST_LOG_BYTES = 8 * 1024 * 1024  # that end it
+SMALL_SNAPSHOT_BYTES = 1024 * 1024  # up to which one is cheap
+LEAST_LOG_BYTES = 12 * 1024 * 1024  # behind one that is not
 DISCARD_KEYS = 500  # of a state that is replaced, at a time
 MARKS = 64  # of how many commands were applied up to where; they span twice `SnapshotPolicy.keep` commands
 ANNOUNCED_RUNS = MAX_APPLYING_RUNS // 2  # consensus hands on so many more, so it is told twice in each window
@@ -57,8 +56,10 @@ log = logging.getLogger(__name__)
 class SnapshotPolicy(NamedTuple):
     """When to take a snapshot: so many entries after the last one, or so many bytes of them, but not before those are
     half as many bytes as the last snapshot has: else a large state would be written over and over. Two such logs, the
-    two snapshots that are kept and the one being written are four times the state. keep: entries that stay in the log
-    behind a snapshot. A batch of commands counts as so many entries."""
+    two snapshots that are kept and the one being written are four times the state. Nor before they are some MiB, if the
+    last one was not small: a state of some MiB that changes fast would be written all the time, to the disk that the
+    log waits for. keep: entries that stay in the log behind a snapshot. A batch of commands counts as so many entries.
+    """
 
     entries: int = 10_000
     bytes: int = 64 * 1024 * 1024
@@ -66,7 +67,10 @@ class SnapshotPolicy(NamedTuple):
 
     def is_due(self, entries: int, log_bytes: int, snapshot_bytes: int) -> bool:
         """entries, log_bytes: applied since the last snapshot; snapshot_bytes: its size."""
-        return 2 * log_bytes >= snapshot_bytes and (entries >= self.entries or log_bytes >= self.bytes)
+        least = snapshot_bytes / 2
+        if snapshot_bytes > SMALL_SNAPSHOT_BYTES:
+            least = max(least, min(LEAST_LOG_BYTES, self.bytes))
+        return log_bytes >= least and (entries >= self.entries or log_bytes >= self.bytes)
 
 
 class Taking:
@@ -139,8 +143,6 @@ class Applier(Actor):
         self.marks: deque[tuple[int, int]] = deque(maxlen=MARKS)  # (index, commands applied up to there), now and then
         self.spare = 0  # see Applied
         self.snapshot_bytes = 0
-        self.taking_since_ms = 0
-        self.rest_until_ms = 0
         self.log_bytes = 0  # applied since the last snapshot
         self.retry_index = self.retry_commands = 0  # no snapshot before one of these is applied: the last one failed
         self.waiting_reads: deque[tuple[int, int, bytes]] = deque()  # (read_index, token, query)
@@ -319,16 +321,7 @@ class Applier(Actor):
         entries = max(machine.last_applied - self.snapshot_index, machine.commands - self.snapshot_commands)
         if machine.last_applied < self.retry_index and machine.commands < self.retry_commands:
             return False
-        return self.policy.is_due(entries, self.log_bytes, self.snapshot_bytes) and not self.rests()
-
-    def rests(self) -> bool:
-        """Whether the last snapshot was just now: a state of some MiB that changes fast would be written all the time
-        else. A larger one is not, for it waits for half of its size in log."""
-        if self.log_bytes >= min(REST_LOG_BYTES, self.policy.bytes) or self.context.now_ms() >= self.rest_until_ms:
-            return False
-        if self.wakeup_ms is None:
-            self.wakeup_ms = self.rest_until_ms  # there may be no more entries
-        return True
+        return self.policy.is_due(entries, self.log_bytes, self.snapshot_bytes)
 
     def take_snapshot(self) -> None:
         """Begin one of the present state. It is serialized in slices between batches (dissertation 5.1)."""
@@ -340,7 +333,6 @@ class Applier(Actor):
         kept_from = machine.commands - self.policy.keep
         self.spare = max((index for index, commands in self.marks if commands <= kept_from), default=self.spare)
         self.taking = Taking(machine.freeze(), header, machine.revision, machine.commands, self.log_bytes)
-        self.taking_since_ms = self.context.now_ms()
         self.announce(0)  # before the snapshot is saved: what the log may let go of then
         self.wakeup_ms = 0
 
@@ -383,9 +375,6 @@ class Applier(Actor):
         self.stop_taking("" if taking.index == message.index else f"there is one of the first {message.index}")
         self.log_bytes -= taking.log_bytes
         self.snapshot_commands = taking.commands
-        if message.size >= REST_AFTER_BYTES:
-            now_ms = self.context.now_ms()
-            self.rest_until_ms = now_ms + REST * (now_ms - self.taking_since_ms)
         self.answer_requests(taking.revision)  # a newer one does as well
 
     def answer_requests(self, revision: int) -> None:

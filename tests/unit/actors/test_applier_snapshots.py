@@ -35,6 +35,16 @@ def test_the_policy_counts_entries_and_bytes_and_spares_large_states() -> None:
     assert policy.is_due(100, 2_500, 5_000)
 
 
+def test_a_state_of_some_mib_that_changes_fast_is_not_written_all_the_time() -> None:
+    mib = 1024 * 1024
+    policy = SnapshotPolicy(entries=100)
+    assert policy.is_due(100, mib // 2, mib), "a small one is cheap"
+    assert not policy.is_due(100_000, 12 * mib - 1, mib + 1)
+    assert policy.is_due(100, 12 * mib, mib + 1) and policy.is_due(100, 12 * mib, 24 * mib)
+    assert not policy.is_due(100, 15 * mib - 1, 30 * mib)
+    assert SnapshotPolicy(entries=100, bytes=2 * mib).is_due(1, 2 * mib, 3 * mib), "nobody waits for more than that"
+
+
 def test_a_snapshot_is_taken_when_it_is_due_and_not_before() -> None:
     scene = Scene(SnapshotPolicy(entries=10)).begin()
     scene.say(entries(1, 9))
@@ -76,43 +86,6 @@ def test_a_batch_counts_as_its_commands() -> None:
     )
     scene.deliver()
     assert list(scene.files()) == [5, 15]
-
-
-def test_a_state_of_some_size_that_changes_fast_is_not_written_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zraft.actors.applier.REST_AFTER_BYTES", 10_000)
-    scene = Scene(SnapshotPolicy(entries=10)).begin()
-    scene.clock.now_ms = 5_000
-    scene.say(entries(1, 20))
-    scene.clock.now_ms = 5_100
-    scene.deliver()
-    assert list(scene.files()) == [20]
-    rested_ms = scene.applier.rest_until_ms
-    assert 5_100 + 3 * 100 <= rested_ms <= scene.clock.now_ms + 3 * (scene.clock.now_ms - 5_000)
-    scene.say(entries(21, 40))
-    assert scene.applier.taking is None and scene.applier.wakeup_ms == rested_ms
-    scene.clock.now_ms = rested_ms - 1
-    scene.say(entries(41, 60))
-    assert scene.applier.taking is None
-    scene.wake()  # nothing else comes
-    assert scene.applier.taking is not None and scene.clock.now_ms == rested_ms
-
-    scene.clock.now_ms += 100
-    scene.deliver()
-    assert list(scene.files()) == [20, 60]
-    monkeypatch.setattr("zraft.actors.applier.REST_LOG_BYTES", 32_000)
-    scene.say(entries(61, 90))
-    assert scene.applier.taking is None and 30_000 < scene.applier.log_bytes < 32_000
-    scene.say(entries(91, 110))
-    assert scene.applier.taking is not None, "a long log does not wait"
-
-
-def test_a_small_state_does_not_rest() -> None:
-    scene = Scene(SnapshotPolicy(entries=10)).begin()
-    for last in (20, 40, 60):
-        scene.say(entries(last - 19, last))
-        scene.clock.now_ms += 1_000
-        scene.deliver()
-    assert 60 in scene.files()
 
 
 def test_none_is_taken_before_the_members_are_known() -> None:
