@@ -22,8 +22,7 @@ import yaml
 from zraft.errors import ConfigError
 
 DEFAULT_THREADS: tuple[tuple[str, ...], ...] = (
-    ("frontend", "transport", "consensus", "applier", "election_timer"),
-    ("log_writer",),
+    ("frontend", "transport", "consensus", "applier", "election_timer", "log_writer"),
     ("snapshot_writer",),
     ("json_gateway",),
 )
@@ -360,8 +359,6 @@ class _Reader:
         missing = [actor for actor in ACTORS if actor not in seen]
         if missing:
             self._refuse(key, f"every actor needs a thread; missing: {', '.join(missing)}")
-        if ["log_writer"] not in value:
-            self._refuse(key, "log_writer waits on the disk and needs a thread of its own: [log_writer]")
         return tuple(tuple(group) for group in value)
 
 

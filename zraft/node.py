@@ -28,8 +28,10 @@ from zraft.actors.json_gateway import JsonGateway
 from zraft.actors.log_writer import LogWriter
 from zraft.actors.snapshot_writer import SnapshotWriter
 from zraft.actors.transport import Transport
-from zraft.bus.host import ActorSpec, Host
+from zraft.bus.baton import Baton
+from zraft.bus.host import Host
 from zraft.bus.ports import CLIENT_HWM, ClusterPort, PeerPort, RouterPort
+from zraft.bus.slot import ActorSpec
 from zraft.bus.supervisor import Supervisor
 from zraft.bus.tcp_port import TcpPort
 from zraft.config import Config
@@ -200,6 +202,7 @@ class Node:
             if group
         ]
         self.threads: dict[str, threading.Thread] = {}
+        self.stand_ins: dict[str, threading.Thread] = {}
         self.actors = [name for name in START_ORDER if name in specs]
         spec = ActorSpec("supervisor", self._make_supervisor, MappingProxyType({}))
         self.main = Host(self.context, config.node, "main", [spec])
@@ -229,7 +232,7 @@ class Node:
         peers: Mapping[str, Any] = {"peers": world.peer_port}
         none: Mapping[str, Any] = {}
         specs = [
-            ActorSpec("log_writer", lambda c: LogWriter(c, lambda: opener.open(c.boundary)), none),
+            ActorSpec("log_writer", lambda c: LogWriter(c, lambda: opener.open(c.boundary)), none, waits=True),
             ActorSpec("snapshot_writer", lambda c: SnapshotWriter(c, lambda: snapshots.open(c.boundary)), none),
             ActorSpec("applier", lambda c: make.applier(c, policy), none),
             ActorSpec("election_timer", ElectionTimer, none),
@@ -265,6 +268,9 @@ class Node:
         thread = threading.Thread(target=self._run_host, args=(host,), name=name, daemon=True)
         self.threads[name] = thread
         thread.start()
+        if host.baton is not None and name not in self.stand_ins:
+            self.stand_ins[name] = threading.Thread(target=self._stand_in, args=(host.baton,), daemon=True)
+            self.stand_ins[name].start()
 
     def _run_host(self, host: Host) -> None:
         _name_this_thread(short_name(list(host.slots)))
@@ -277,17 +283,22 @@ class Node:
             died = HostDied(host.name, f"{type(error).__name__}: {error}")
             host.push_at_once("supervisor", pack_bus(host.name, 1, 1, died))
 
+    def _stand_in(self, baton: Baton) -> None:
+        _name_this_thread("stand-in")
+        baton.stand_in()
+
     # --- the whole
 
     def run(self) -> int:
         """Run until stopped. Returns the exit status: 0 if it was asked to stop, else 1 (see `stop_reason`)."""
         for host in self.hosts:
             self.start_thread(host.name)
-        self.main.push("main", pack_bus("main", 1, 1, StartActor("supervisor", 1, {})))
+        self.main.push("main", ("main", 1, 1, StartActor("supervisor", 1, {})))
         self.main.run()
-        for thread in self.threads.values():
+        threads = [*self.threads.values(), *self.stand_ins.values()]
+        for thread in threads:
             thread.join(JOIN_SECONDS)
-        if not any(thread.is_alive() for thread in self.threads.values()):
+        if not any(thread.is_alive() for thread in threads):
             for host in (*self.hosts, self.main):
                 host.close()
             self.context.destroy(linger=0)

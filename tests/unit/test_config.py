@@ -168,7 +168,6 @@ def test_a_joining_node_outside_cluster_needs_bind(tmp_path: Path) -> None:
         ({"threads": [["frontent"]]}, "threads: unknown actor 'frontent'; expected: frontend, transport"),
         ({"threads": [[{"a": 1}]]}, "threads: unknown actor {'a': 1}"),
         ({"threads": [["log_writer"]]}, "threads: every actor needs a thread; missing: frontend, transport"),
-        ({"threads": [list(ACTORS)]}, "threads: log_writer waits on the disk and needs a thread of its own"),
     ],
 )
 def test_each_mistake_is_told_with_its_key(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:

@@ -106,16 +106,17 @@ class LogWriter(Actor):
 
     def end_batch(self) -> None:
         """Write all that was gathered, with one fdatasync unless it is very much, and release what waited for it."""
+        writes = self.writes
         if not self.pending:
             self.log.prepare_ahead()
         while self.pending and self.retry_ms is None:
             self.write(self.take_pending())
-        more = self.compact_through and self.compact()
+        # What was written is announced first: a segment takes some milliseconds to remove.
+        more = self.compact_through and (self.writes > writes or self.compact())
         self.wakeup_ms = 0 if more else self.retry_ms
 
     def compact(self) -> bool:
-        """Remove one segment, now that the replies are out: that takes some milliseconds. Whether there are more: the
-        next one goes with the next batch, or at once if there is none."""
+        """Remove one segment. Whether there are more."""
         if not self.log.compact(self.compact_through):
             self.compact_through = 0
         return self.compact_through > 0

@@ -1,7 +1,8 @@
 """A thread that hosts one or several actors: owns their mailboxes and ports, runs them in batches, and survives them.
 
-Frames between threads go over inproc sockets. Two actors of one host hand the same frames over in a queue, which spares
-a system call and a look at every socket for each; whose neighbours those are, no actor can tell.
+Frames between threads go over inproc sockets. Two actors of one host hand the messages over in a queue, which spares
+the encoding, a system call and a look at every socket for each; whose neighbours those are, no actor can tell.
+While an actor that waits for a disk runs, a stand-in may run the others (`bus.baton`): that actor is absent then.
 
 The mailbox belongs to the host, not to the actor: connected inproc peers do not come back when the bound side closes,
 and a new PUSH's messages can overtake an older one's, so a restart replaces the actor object and keeps every socket.
@@ -16,16 +17,17 @@ import select
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
-from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 import zmq
 from zmq import zmq_poll
 
-from zraft.bus.actor import Actor, ActorKilled
+from zraft.bus.actor import ActorKilled
+from zraft.bus.baton import Baton
 from zraft.bus.ports import Port
+from zraft.bus.slot import ActorSpec, Envelope, HostedContext, Slot
 from zraft.errors import NodeMustStop, StorageError
 from zraft.messages import (
     ActorDied,
@@ -47,49 +49,6 @@ FATAL_ERRORS = (NodeMustStop, StorageError, OSError, zmq.ZMQError)  # an I/O err
 log = logging.getLogger(__name__)
 
 
-class ActorSpec(NamedTuple):
-    """name; factory: makes a life of the actor from its Context; ports: name -> the sockets that it may use."""
-
-    name: str
-    factory: Callable[[Any], Actor]
-    ports: Mapping[str, Port]
-
-
-class HostedContext:
-    """The Context of an actor in a Host."""
-
-    def __init__(self, host: Host, spec: ActorSpec, incarnation: int, neighbours: dict[str, int]) -> None:
-        self.name = spec.name
-        self.incarnation = incarnation
-        self.ports = spec.ports
-        self.rng = Random()  # seeded by the operating system
-        self.neighbours = neighbours
-        self.dropped = 0  # messages of, or for, older lives
-        self._host = host
-        self._boundaries_left: int | None = None
-
-    def send(self, to: str, message: Any) -> None:
-        """See Context."""
-        if self._boundaries_left is not None:
-            self.boundary()
-        self._host.push(to, pack_bus(self.name, self.incarnation, self.neighbours.get(to, 0), message))
-
-    def boundary(self) -> None:
-        """See Context."""
-        if self._boundaries_left is not None:
-            if self._boundaries_left <= 0:
-                raise ActorKilled
-            self._boundaries_left -= 1
-
-    def kill(self, boundaries: int) -> None:
-        """Die at that many boundaries from now."""
-        self._boundaries_left = boundaries
-
-    def now_ms(self) -> int:
-        """See Context."""
-        return time.monotonic_ns() // 1_000_000
-
-
 def _has_more(socket: zmq.Socket[bytes]) -> bool:
     """Whether something can be received. Cheaper than running into zmq.Again."""
     return bool(zmq_poll([(socket, zmq.POLLIN)], 0))
@@ -98,20 +57,6 @@ def _has_more(socket: zmq.Socket[bytes]) -> bool:
 def _descriptor(socket: Any) -> int:
     """Of a ZeroMQ socket, or of what is one itself."""
     return socket if type(socket) is int else socket.get(zmq.FD)
-
-
-class Slot:
-    """The place of one actor in its host: the mailbox stays, lives come and go."""
-
-    def __init__(self, spec: ActorSpec, mailbox: zmq.Socket[bytes]) -> None:
-        self.spec = spec
-        self.mailbox = mailbox
-        self.queue: deque[bytes] = deque()  # from actors of the same host
-        self.received = 0
-        self.descriptors: list[int] = []  # that are listened to while the actor lives
-        self.port_sockets: dict[int, zmq.Socket[bytes]] = {}  # those of ZeroMQ's among them, but for the mailbox
-        self.actor: Actor | None = None
-        self.context: HostedContext | None = None
 
 
 def mailbox_address(node: str, name: str) -> str:
@@ -135,6 +80,12 @@ class Host:
         self._outgoing: deque[tuple[zmq.Socket[bytes], bytes]] = deque()
         self._turn_ends_ns = 0
         self._handed_over: dict[Slot, None] = {}  # whose queues hold something
+        self._later: deque[Slot] = deque()  # of those that are run at present
+        self._absent: Slot | None = None  # runs without the baton
+        self._outbox: list[tuple[str, Envelope]] = []  # of the absent
+        self._put_off: list[Any] = []  # control messages that wait for the absent
+        self._stood_in = False
+        self._failure: BaseException | None = None  # of the stand-in
         # A descriptor of ZeroMQ's tells once that a socket should be looked at, and not again before that was done
         # (and it counts as done by a send, too). Waiting on descriptors costs one system call, zmq.Poller four for
         # each socket.
@@ -144,6 +95,11 @@ class Host:
         control = _descriptor(self._control)
         self._poller.register(control, select.POLLIN)
         self._readers[control] = self._on_control
+        self.baton: Baton | None = None
+        if len(specs) > 1 and any(spec.waits for spec in specs):
+            self.baton = Baton(self._run_meanwhile)
+            self._poller.register(self.baton.wake_descriptor, select.POLLIN)
+            self._readers[self.baton.wake_descriptor] = self._on_wake
 
     def _bind(self, name: str) -> zmq.Socket[bytes]:
         mailbox = self._context.socket(zmq.PULL)
@@ -154,22 +110,29 @@ class Host:
 
     # --- sending
 
-    def push(self, to: str, frame: bytes) -> None:
-        """Queue a frame for an actor, or another host. What several actors send to another thread leaves before this
+    def push_from(self, context: HostedContext, to: str, envelope: Envelope) -> None:
+        """What the absent sends leaves when it is back."""
+        if self._absent is not None and self._absent.context is context:
+            self._outbox.append((to, envelope))
+        else:
+            self.push(to, envelope)
+
+    def push(self, to: str, envelope: Envelope) -> None:
+        """Queue a message for an actor, or another host. What several actors send to another thread leaves before this
         one waits: woken any earlier, it would contend for Python's lock with this one, which has frames for the network
         to send yet. An actor that is alone may go on to its disk, and nobody waits for that with it."""
         slot = self.slots.get(to)
-        if slot is None and len(self.slots) == 1:
-            self._socket_to(to).send(frame, zmq.NOBLOCK)
-        elif slot is None:
-            self._outgoing.append((self._socket_to(to), frame))
-        else:
-            slot.queue.append(frame)
+        if slot is not None:
+            slot.queue.append(envelope)
             self._handed_over[slot] = None
+        elif len(self.slots) == 1:
+            self._socket_to(to).send(pack_bus(*envelope), zmq.NOBLOCK)
+        else:
+            self._outgoing.append((self._socket_to(to), pack_bus(*envelope)))
         self.sent[to] = self.sent.get(to, 0) + 1
 
     def push_at_once(self, to: str, frame: bytes) -> None:
-        """The same, where this host is not running, or interrupted by a signal."""
+        """The same for a frame of `pack_bus`, where this host is not running, or interrupted by a signal."""
         self.sent[to] = self.sent.get(to, 0) + 1
         self._socket_to(to).send(frame, zmq.NOBLOCK)
 
@@ -194,13 +157,21 @@ class Host:
 
     def tell_supervisor(self, message: Any) -> None:
         """The supervisor has one life, as long as the node."""
-        self.push("supervisor", pack_bus(self.name, 1, 1, message))
+        self.push("supervisor", (self.name, 1, 1, message))
 
     # --- the loop
 
     def run(self) -> None:
         """Host the actors until StopHost. If a bug ends this thread, another may call run again: the sockets are
         intact, and the actors are treated as dead."""
+        if self.baton is None:
+            self._run()
+            return
+        with self.baton.lock:
+            self._run()
+        self.baton.end()
+
+    def _run(self) -> None:
         for slot in self.slots.values():
             if slot.actor is not None:
                 self._died(slot, RuntimeError(f"thread {self.name} ended"))
@@ -208,6 +179,9 @@ class Host:
         while not self.stopped:
             self.flush()
             self._turn()
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
         self.flush()
 
     def _turn(self) -> None:
@@ -235,7 +209,7 @@ class Host:
     def _poll_timeout_ms(self) -> int:
         due_ms = None
         for slot in self.slots.values():
-            if slot.actor is not None and slot.actor.wakeup_ms is not None:
+            if slot.actor is not None and slot.actor.wakeup_ms is not None and slot is not self._absent:
                 due_ms = slot.actor.wakeup_ms if due_ms is None else min(due_ms, slot.actor.wakeup_ms)
         if due_ms is None:
             return IDLE_POLL_MS
@@ -245,7 +219,9 @@ class Host:
         now_ms = time.monotonic_ns() // 1_000_000
         for slot in self.slots.values():
             actor = slot.actor
-            if actor is not None and actor.wakeup_ms is not None and now_ms >= actor.wakeup_ms:
+            if slot is self._absent or actor is None:
+                continue
+            if actor.wakeup_ms is not None and now_ms >= actor.wakeup_ms:
                 actor.wakeup_ms = None
                 self._guard(slot, partial(actor.on_wakeup, now_ms))
 
@@ -253,15 +229,14 @@ class Host:
         """Run the actors that others of this host have sent something to: first those that send to the network, then,
         when other threads have what they wait for, the rest."""
         slots, self._handed_over = self._handed_over, {}
-        later = []
         for slot in slots:
             if slot.spec.ports:
                 self._run_queue(slot)
             else:
-                later.append(slot)
+                self._later.append(slot)
         self.flush()
-        for slot in later:
-            self._run_queue(slot)
+        while self._later:
+            self._run_queue(self._later.popleft())
 
     def _run_queue(self, slot: Slot) -> None:
         if slot.actor is not None:  # else its next life is given it
@@ -269,22 +244,73 @@ class Host:
 
     def _guard(self, slot: Slot, handle: Callable[[], None]) -> None:
         """Run one batch of an actor's; whatever it raises ends that actor only."""
+        if slot is self._absent:
+            return
         assert slot.actor is not None
         try:
-            handle()
-            slot.actor.end_batch()
+            if slot.spec.waits and self.baton is not None:
+                self._run_apart(slot, self.baton, handle, slot.actor.end_batch)
+            else:
+                handle()
+                slot.actor.end_batch()
         except (Exception, ActorKilled) as error:
             self._died(slot, error)
         for descriptor, socket in slot.port_sockets.items():
             if _has_more(socket):
                 self._unread[descriptor] = select.POLLIN
 
+    # --- an actor that waits for a disk
+
+    def _run_apart(self, slot: Slot, baton: Baton, *calls: Callable[[], None]) -> None:
+        """Make these calls of an actor without the baton."""
+        self._absent = slot
+        baton.put_down()
+        try:
+            for call in calls:
+                call()
+        finally:
+            baton.take_back()
+            self._absent = None
+            if slot.queue:
+                self._handed_over[slot] = None
+            if self._stood_in:
+                self._stood_in = False
+                self._unread |= dict.fromkeys(self._readers, select.POLLIN)
+            outbox, self._outbox = self._outbox, []
+            for to, envelope in outbox:
+                self.push(to, envelope)
+
+    def _run_meanwhile(self) -> None:
+        """The loop, in the stand-in's thread, for all but the absent."""
+        absent, baton = self._absent, self.baton
+        assert absent is not None and baton is not None
+        self._stood_in = True
+        self._handed_over |= dict.fromkeys(self._later)
+        self._later.clear()
+        for descriptor in absent.descriptors:
+            self._poller.unregister(descriptor)
+        self._unread = dict.fromkeys(self._readers, select.POLLIN)  # the other thread may have been told of some
+        try:
+            while not baton.wanted and self._failure is None:
+                self.flush()
+                self._turn()
+        except BaseException as error:  # a bug in the host: the other thread ends of it when it is back
+            self._failure = error
+        finally:
+            for descriptor in absent.descriptors:
+                self._poller.register(descriptor, select.POLLIN)
+
+    def _on_wake(self) -> None:
+        """The absent is back: this turn is the stand-in's last."""
+        assert self.baton is not None
+        self.baton.drain()
+
     def _read_mailbox(self, slot: Slot) -> None:
         mailbox = slot.mailbox
         for _ in range(MAX_BATCH):
             if not _has_more(mailbox):
                 return
-            self._deliver(slot, mailbox.recv(zmq.NOBLOCK))
+            self._deliver(slot, unpack_bus(mailbox.recv(zmq.NOBLOCK)))
         self._unread[slot.descriptors[0]] = select.POLLIN
 
     def _read_queue(self, slot: Slot) -> None:
@@ -293,15 +319,15 @@ class Host:
             self._deliver(slot, queue.popleft())
             if time.monotonic_ns() > self._turn_ends_ns:
                 break
-        if queue:
+        if queue and slot is not self._absent:
             self._handed_over[slot] = None
 
-    def _deliver(self, slot: Slot, frame: bytes) -> None:
+    def _deliver(self, slot: Slot, envelope: Envelope) -> None:
         actor, context = slot.actor, slot.context
         assert actor is not None and context is not None
         slot.received += 1
         context.boundary()
-        sender, incarnation, to_incarnation, message = unpack_bus(frame)
+        sender, incarnation, to_incarnation, message = envelope
         known = context.neighbours.get(sender, 0)
         if to_incarnation != context.incarnation or incarnation < known:
             context.dropped += 1
@@ -331,11 +357,14 @@ class Host:
     # --- lives
 
     def _on_control(self) -> None:
-        while not self.stopped and _has_more(self._control):
-            self._obey(unpack_bus(self._control.recv(zmq.NOBLOCK))[3])
+        while not self.stopped and (self._put_off and self._absent is None or _has_more(self._control)):
+            put_off = self._put_off and self._absent is None
+            self._obey(self._put_off.pop(0) if put_off else unpack_bus(self._control.recv(zmq.NOBLOCK))[3])
 
     def _obey(self, message: Any) -> None:
-        if type(message) is StartActor:
+        if self._absent is not None and (type(message) is StopHost or message.actor == self._absent.spec.name):
+            self._put_off.append(message)
+        elif type(message) is StartActor:
             self._start(self.slots[message.actor], message)
         elif type(message) is KillActor:
             slot = self.slots[message.actor]
@@ -349,8 +378,10 @@ class Host:
     def _start(self, slot: Slot, message: StartActor) -> None:
         slot.context = HostedContext(self, slot.spec, message.incarnation, dict(message.neighbours))
         try:
-            slot.actor = slot.spec.factory(slot.context)
-            slot.actor.on_start()
+            if slot.spec.waits and self.baton is not None:
+                self._run_apart(slot, self.baton, partial(self._begin, slot))
+            else:
+                self._begin(slot)
         except (Exception, ActorKilled) as error:
             self._died(slot, error)
             return
@@ -361,6 +392,10 @@ class Host:
             read = partial(self._read_port, slot, name, port)
             port.watch(partial(self._listen, slot, read))
         self.tell_supervisor(ActorStarted(slot.spec.name, message.incarnation))
+
+    def _begin(self, slot: Slot) -> None:
+        slot.actor = slot.spec.factory(slot.context)
+        slot.actor.on_start()
 
     def _listen(self, slot: Slot, read: Callable[[], None], socket: Any) -> None:
         descriptor = _descriptor(socket)
@@ -411,3 +446,5 @@ class Host:
         for socket in self._pushes.values():
             socket.close()
         self._control.close()
+        if self.baton is not None:
+            self.baton.close()

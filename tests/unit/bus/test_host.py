@@ -14,7 +14,8 @@ import pytest
 import zmq
 
 from zraft.bus.actor import Actor, Context
-from zraft.bus.host import MAX_BATCH, ActorSpec, Host, mailbox_address
+from zraft.bus.host import MAX_BATCH, Host, mailbox_address
+from zraft.bus.slot import ActorSpec
 from zraft.errors import NodeMustStop
 from zraft.messages import (
     ActorDied,
@@ -209,7 +210,7 @@ def test_what_is_handed_over_keeps_nobody_waiting(bench: Bench) -> None:
 def test_an_actor_alone_in_its_thread_sends_at_once(bench: Bench) -> None:
     context: zmq.Context[Any] = bench.zmq
     alone = Host(context, "node", "thread", [ActorSpec("alone", Echo, {})])
-    alone.push("test", pack_bus("alone", 1, 1, Appended(7)))
+    alone.push("test", ("alone", 1, 1, Appended(7)))
     assert bench.heard()[3] == Appended(7)
     alone.close()
 
