@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -188,6 +189,28 @@ def test_a_very_slow_disk_is_told_and_healed_at_once(shared_cluster: Cluster) ->
         shared_cluster.wait_following(old)
         assert time.monotonic() - started < 15.0
     work.check(shared_cluster)
+
+
+def test_disks_that_stall_hold_up_writes_alone(shared_cluster: Cluster) -> None:
+    """Both followers stall far beyond an election timeout, but still answer the leader, so it leads and reads."""
+    leader, followers = shared_cluster.leader(), shared_cluster.followers()
+    with shared_cluster.client() as client, shared_cluster.client(timeout=30.0) as patient:
+        client.set("k", "before")
+        term = shared_cluster.statuses()[leader.name]["term"]
+        for follower in followers:
+            chaos(shared_cluster, "slow-disk", follower.name, "60000")
+        write = threading.Thread(target=patient.set, args=("k", "after"))
+        write.start()
+        until = time.monotonic() + 3.0
+        while time.monotonic() < until:
+            assert client.get("k") == b"before"
+            time.sleep(0.05)
+        statuses = shared_cluster.statuses()
+        assert {status["term"] for status in statuses.values()} == {term}
+        assert [name for name, status in statuses.items() if status["role"] == "leader"] == [leader.name]
+        chaos(shared_cluster, "heal")
+        write.join(30.0)
+        assert client.get("k") == b"after"
 
 
 @pytest.mark.parametrize("role", ["leader", "follower"])
