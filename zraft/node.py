@@ -295,6 +295,9 @@ class Node:
             self.start_thread(host.name)
         self.main.push("main", ("main", 1, 1, StartActor("supervisor", 1, {})))
         self.main.run()
+        for host in self.hosts:
+            if host.baton is not None:
+                host.baton.end()  # also where the thread of the host has not come to its end
         threads = [*self.threads.values(), *self.stand_ins.values()]
         for thread in threads:
             thread.join(JOIN_SECONDS)

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 PATIENCE_NS = 20_000_000  # a baton that lies there for so long, or up to twice as long, is taken up
-SLOW_NS = 3_000_000  # if it usually lies there for longer than this, at once
+SLOW_NS = 3_000_000  # after a disk has taken longer than this,
+HURRIES = 8  # so many more times it is taken up at once; then the disk is tried again
 
 
 class Baton:
@@ -30,7 +31,8 @@ class Baton:
         self._sleeps = True  # the stand-in, until it is summoned: nothing was put down for a while
         self._times = 0  # that the baton was put down
         self._down_since_ns = 0  # 0: it is not
-        self._usual_ns = 0  # that it lies there
+        self._hurries = 0  # of HURRIES, that are left
+        self._is_hurry = False
         self._is_taken_up = False
         self._ended = False
         self.wake_descriptor, self._wake_end = os.pipe()
@@ -41,19 +43,23 @@ class Baton:
     def put_down(self) -> None:
         """Before what may wait for a disk."""
         self._times += 1
+        self._is_hurry = self._hurries > 0
+        self._hurries -= self._is_hurry
         self._down_since_ns = time.monotonic_ns()
         self.lock.release()
-        if self._sleeps or self._usual_ns > SLOW_NS:
+        if self._sleeps or self._is_hurry:
             self._summons.set()
 
     def take_back(self) -> None:
         """After it. The stand-in finishes its turn first."""
+        # While a stand-in was busy the disk can seem slow: then this thread waited for Python's lock as well.
+        if not self._is_hurry and time.monotonic_ns() - self._down_since_ns > SLOW_NS:
+            self._hurries = HURRIES
         self.wanted = True
         if self._is_taken_up:
             os.write(self._wake_end, b"!")
         self.lock.acquire()
         self.wanted = False
-        self._usual_ns += (time.monotonic_ns() - self._down_since_ns - self._usual_ns) // 8
         self._down_since_ns = 0
 
     def drain(self) -> None:
@@ -81,7 +87,7 @@ class Baton:
         since_ns = self._down_since_ns
         if not since_ns or self.wanted:
             return False
-        return self._usual_ns > SLOW_NS or time.monotonic_ns() - since_ns >= PATIENCE_NS
+        return self._is_hurry or time.monotonic_ns() - since_ns >= PATIENCE_NS
 
     def _take_up(self) -> None:
         self._is_taken_up = True  # before the look at wanted: whoever wants it either wakes this thread or is seen

@@ -96,7 +96,9 @@ class Host:
         self._poller.register(control, select.POLLIN)
         self._readers[control] = self._on_control
         self.baton: Baton | None = None
-        if len(specs) > 1 and any(spec.waits for spec in specs):
+        waiting = [spec for spec in specs if spec.waits]
+        if len(specs) > 1 and waiting:
+            assert len(waiting) == 1 and not waiting[0].ports, "one can be absent at a time, and the world is not told"
             self.baton = Baton(self._run_meanwhile)
             self._poller.register(self.baton.wake_descriptor, select.POLLIN)
             self._readers[self.baton.wake_descriptor] = self._on_wake
@@ -175,13 +177,11 @@ class Host:
         for slot in self.slots.values():
             if slot.actor is not None:
                 self._died(slot, RuntimeError(f"thread {self.name} ended"))
+        self._failure = None
         self._unread[_descriptor(self._control)] = select.POLLIN
         while not self.stopped:
             self.flush()
             self._turn()
-            if self._failure is not None:
-                failure, self._failure = self._failure, None
-                raise failure
         self.flush()
 
     def _turn(self) -> None:
@@ -255,6 +255,8 @@ class Host:
                 slot.actor.end_batch()
         except (Exception, ActorKilled) as error:
             self._died(slot, error)
+        if self._failure is not None:
+            raise self._failure
         for descriptor, socket in slot.port_sockets.items():
             if _has_more(socket):
                 self._unread[descriptor] = select.POLLIN
@@ -294,7 +296,7 @@ class Host:
             while not baton.wanted and self._failure is None:
                 self.flush()
                 self._turn()
-        except BaseException as error:  # a bug in the host: the other thread ends of it when it is back
+        except BaseException as error:  # a bug in the host: its own thread ends of it when it is back
             self._failure = error
         finally:
             for descriptor in absent.descriptors:
@@ -317,7 +319,7 @@ class Host:
         queue = slot.queue
         for _ in range(min(len(queue), MAX_BATCH)):
             self._deliver(slot, queue.popleft())
-            if time.monotonic_ns() > self._turn_ends_ns:
+            if time.monotonic_ns() > self._turn_ends_ns and slot is not self._absent:
                 break
         if queue and slot is not self._absent:
             self._handed_over[slot] = None
@@ -384,6 +386,9 @@ class Host:
                 self._begin(slot)
         except (Exception, ActorKilled) as error:
             self._died(slot, error)
+        if self._failure is not None:
+            raise self._failure
+        if slot.actor is None:
             return
         self._listen(slot, partial(self._read_mailbox, slot), slot.mailbox)
         if slot.queue:
