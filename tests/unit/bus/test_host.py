@@ -150,6 +150,15 @@ class Bench:
         assert self.told() == ActorStarted(name, incarnation)
         assert self.heard() == (name, incarnation, test_lives, Recover())
 
+    def kill_after(self, boundaries: int) -> None:
+        """Have `echo` die after so many boundaries from now: mailboxes are not read in the order of what came in."""
+        self.control(KillActor("echo", boundaries))
+        context = self.host.slots["echo"].context
+        until = time.monotonic() + WAIT_MS / 1000
+        while context is None or context._boundaries_left is None:
+            assert time.monotonic() < until, "it is not told to die"
+            time.sleep(0.001)
+
     def say(self, number: int, to: str = "echo", *, mine: int = 1, its: int = 1) -> None:
         self.pushes[to].send(pack_bus("test", mine, its, Appended(number)))
 
@@ -285,7 +294,7 @@ def test_a_kill_between_two_messages(bench: Bench) -> None:
 def test_a_kill_in_the_middle_of_a_batch(bench: Bench) -> None:
     """Boundaries: taking the message, the first send, the second send."""
     bench.start()
-    bench.control(KillActor("echo", 2))
+    bench.kill_after(2)
     bench.say(7)
     assert bench.heard()[3] == Propose(((7, b""),)), "the first send passed"
     assert bench.told() == ActorDied("echo", 1, "killed on request", killed=True, fatal=False)
@@ -294,7 +303,7 @@ def test_a_kill_in_the_middle_of_a_batch(bench: Bench) -> None:
 
 def test_a_kill_at_the_mailbox(bench: Bench) -> None:
     bench.start()
-    bench.control(KillActor("echo", 3))
+    bench.kill_after(3)
     bench.say(1)
     assert bench.answer() == [1]  # three boundaries
     bench.say(2)
@@ -304,7 +313,7 @@ def test_a_kill_at_the_mailbox(bench: Bench) -> None:
 
 def test_a_kill_at_a_port(bench: Bench) -> None:
     bench.start()
-    bench.control(KillActor("echo", 3))
+    bench.kill_after(3)
     bench.say(1)
     assert bench.answer() == [1]
     bench.port.send(b"5")
