@@ -150,14 +150,12 @@ class Bench:
         assert self.told() == ActorStarted(name, incarnation)
         assert self.heard() == (name, incarnation, test_lives, Recover())
 
-    def kill_after(self, boundaries: int) -> None:
-        """Have `echo` die after so many boundaries from now: mailboxes are not read in the order of what came in."""
-        self.control(KillActor("echo", boundaries))
+    def kill_at_next_boundary(self) -> None:
+        """Of `echo`. Not by a message to the host: that looks at mailboxes in no certain order, and each look at a port
+        is a boundary."""
         context = self.host.slots["echo"].context
-        until = time.monotonic() + WAIT_MS / 1000
-        while context is None or context._boundaries_left is None:
-            assert time.monotonic() < until, "it is not told to die"
-            time.sleep(0.001)
+        assert context is not None
+        context.kill(0)
 
     def say(self, number: int, to: str = "echo", *, mine: int = 1, its: int = 1) -> None:
         self.pushes[to].send(pack_bus("test", mine, its, Appended(number)))
@@ -292,20 +290,30 @@ def test_a_kill_between_two_messages(bench: Bench) -> None:
 
 
 def test_a_kill_in_the_middle_of_a_batch(bench: Bench) -> None:
-    """Boundaries: taking the message, the first send, the second send."""
-    bench.start()
-    bench.kill_after(2)
-    bench.say(7)
+    """Boundaries: taking the message, the first send, the second send. This actor has no port, which were one more."""
+    bench.start("other")
+    context = bench.host.slots["other"].context
+    assert context is not None
+    context.kill(2)
+    bench.say(7, "other")
     assert bench.heard()[3] == Propose(((7, b""),)), "the first send passed"
-    assert bench.told() == ActorDied("echo", 1, "killed on request", killed=True, fatal=False)
-    bench.start(incarnation=2)  # whose Recover is the next that is heard: the second send never was
+    assert bench.told() == ActorDied("other", 1, "killed on request", killed=True, fatal=False)
+    bench.start("other", incarnation=2)  # whose Recover is the next that is heard: the second send never was
+
+
+def test_a_kill_with_a_boundary_is_one_from_there(bench: Bench) -> None:
+    bench.start("other")
+    bench.control(KillActor("other", 1))
+    for _ in range(2):  # the first may be handled before the kill is heard of
+        bench.say(7, "other")
+    assert bench.told() == ActorDied("other", 1, "killed on request", killed=True, fatal=False)
 
 
 def test_a_kill_at_the_mailbox(bench: Bench) -> None:
     bench.start()
-    bench.kill_after(3)
     bench.say(1)
-    assert bench.answer() == [1]  # three boundaries
+    assert bench.answer() == [1]
+    bench.kill_at_next_boundary()
     bench.say(2)
     assert bench.told() == ActorDied("echo", 1, "killed on request", killed=True, fatal=False)
     bench.start(incarnation=2)
@@ -313,9 +321,9 @@ def test_a_kill_at_the_mailbox(bench: Bench) -> None:
 
 def test_a_kill_at_a_port(bench: Bench) -> None:
     bench.start()
-    bench.kill_after(3)
     bench.say(1)
     assert bench.answer() == [1]
+    bench.kill_at_next_boundary()
     bench.port.send(b"5")
     assert bench.told() == ActorDied("echo", 1, "killed on request", killed=True, fatal=False)
     bench.start(incarnation=2)
