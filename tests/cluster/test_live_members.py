@@ -22,7 +22,7 @@ from probe import Prober, fill
 from recorded_load import RecordedLoad
 from workload import Workload
 
-from zraft import Client
+from zraft import Client, InvalidRequest
 from zraft.wire import ReplyStatus
 
 SETTINGS = {"snapshot": {"entries": 400, "keep": 100}}
@@ -332,18 +332,28 @@ def test_removed_nodes_left_running_for_a_minute_harm_nobody(cluster: Cluster) -
 
 
 def test_leadership_is_handed_over_under_load(cluster: Cluster) -> None:
-    """The longest pause of writes is under 100 ms, median of 10."""
+    """The longest pause of writes is under 100 ms, median of 10.
+
+    A leader takes a successor that has not all it needs within an election timeout for unfit, says so and leads on. On
+    machines whose disk stalls for longer now and then that must happen, and its pause counts as all others do."""
     fill(cluster.endpoints, 1000)
-    gaps = []
+    gaps, refusals = [], 0
     with Client(cluster.endpoints) as client, Prober(cluster.endpoints) as prober:
         for _ in range(TRANSFERS):
             before = cluster.leader().name
             prober.wait_steady()
             since = time.monotonic()
-            client.transfer_leadership()
+            try:
+                client.transfer_leadership()
+                is_over = True
+            except InvalidRequest as error:
+                assert "did not take over in time; this node leads on" in str(error)
+                is_over = False
+                refusals += 1
             prober.wait_steady()
             gaps.append(prober.longest_gap_seconds(since))
-            assert cluster.leader().name != before
+            assert (cluster.leader().name != before) is is_over
+    assert refusals <= 2, f"{refusals} of {TRANSFERS} were given up"
     ordered = ", ".join(f"{gap * 1000:.0f}" for gap in sorted(gaps))
     print(f"\nlongest pause of writes while leadership is handed over, ms: {ordered}")
     assert statistics.median(gaps) < TRANSFER_GAP_SECONDS, ordered
