@@ -100,6 +100,7 @@ class Elections(Reads):
         else:
             self.term_start_index = self.append_as_leader(EntryKind.NOOP, [b""])
         self.heartbeat_due_ms = self.now_ms
+        self.roll, self.quickest = [], ()
 
     # --- voter
 

@@ -39,9 +39,12 @@ class Raft(Reconfiguration):
 
     @property
     def tick_ms(self) -> int:
-        """How often this wants to know the time: a leader acts once a heartbeat; others have a deadline to meet."""
+        """How often this wants to know the time: a leader acts once a heartbeat, and looks after reads while there are
+        some; others have a deadline to meet."""
         heartbeat_ms = self.settings.heartbeat_ms
-        return heartbeat_ms if self.role is Role.LEADER else max(1, heartbeat_ms // 2)
+        if self.role is not Role.LEADER:
+            return max(1, heartbeat_ms // 2)
+        return heartbeat_ms if self.now_ms >= self.watch_reads_until_ms else self.read_watch_ms
 
     def tick(self, now_ms: int) -> None:
         """Time is now_ms (monotonic). If it jumped, this process did not run meanwhile, and neither did the messages
@@ -50,7 +53,9 @@ class Raft(Reconfiguration):
         if not before:
             self.arm_election()
         else:
-            missed_ms = now_ms - before - self.tick_ms - self.settings.heartbeat_ms // 2
+            heartbeat_ms = self.settings.heartbeat_ms
+            longest_tick_ms = heartbeat_ms if self.role is Role.LEADER else self.tick_ms
+            missed_ms = now_ms - before - longest_tick_ms - heartbeat_ms // 2
             if missed_ms > 0:
                 self.forgive(missed_ms)
         if self.role is Role.LEADER:
@@ -91,11 +96,12 @@ class Raft(Reconfiguration):
             self.transferee = None
         if self.now_ms >= self.heartbeat_due_ms:
             self.heartbeat_due_ms = self.now_ms + self.settings.heartbeat_ms
-            for peer, progress in self.progress.items():
-                self.send_heartbeat(peer, progress)
+            self.send_heartbeats()
             self.maybe_send_timeout_now()
             # What a follower held back that has caught up since, or is away for long: others come back.
             self.compact(self.settings.long_away_ms)
+        else:
+            self.watch_read_round()
 
     # --- peers
 

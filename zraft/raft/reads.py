@@ -34,13 +34,55 @@ class Reads(Snapshots):
         self.read_index = self.commit_index
         self.read_round += 1
         self.read_round_acks = {self.id}
+        self.read_round_ms = self.now_ms
+        quickest = self.quickest if self.quickest_of is self.membership else ()
+        self.few_asked = bool(quickest)
+        if quickest:
+            self.watch_reads_until_ms = self.now_ms + 2 * self.settings.heartbeat_ms
+        for peer in quickest or self.progress:
+            self.send_heartbeat(peer, self.progress[peer])
+        self.maybe_finish_read_round()
+
+    def send_heartbeats(self) -> None:
+        """To all, once every `heartbeat_ms`. Who answers first is asked for the next rounds of reads."""
+        self.choose_quickest()
+        if not self.reads_in_round:
+            self.read_round += 1  # so that no older answer is taken for one to this
+        self.roll_call, self.roll = self.read_round, []
+        self.ask_all()
+
+    def ask_all(self) -> None:
+        """A heartbeat to everybody, which carries the round of reads, if one is under way."""
+        self.few_asked = False
         for peer, progress in self.progress.items():
             self.send_heartbeat(peer, progress)
-        self.maybe_finish_read_round()
+
+    def choose_quickest(self) -> None:
+        """The first to answer the last heartbeat that are a quorum, together with this node; none if they were not."""
+        self.quickest_of = self.membership
+        self.quickest = ()
+        for count in range(1, len(self.roll) + 1):
+            if self.membership.is_quorum({self.id, *self.roll[:count]}):
+                self.quickest = tuple(self.roll[:count])
+                return
+
+    def watch_read_round(self) -> None:
+        """Ask all if few were asked and have not answered for so long."""
+        if self.few_asked and self.reads_in_round and self.now_ms - self.read_round_ms >= 2 * self.read_watch_ms:
+            self.ask_all()
+
+    @property
+    def read_watch_ms(self) -> int:
+        """How often a leader looks after a round that it has sent to few."""
+        return max(1, self.settings.heartbeat_ms // 10)
 
     def on_round_ack(self, peer: str, round_number: int) -> None:
         """A follower has seen the round in this term."""
-        if self.reads_in_round and round_number == self.read_round:
+        if round_number != self.read_round:
+            return
+        if round_number == self.roll_call and peer in self.membership.electorate and peer not in self.roll:
+            self.roll.append(peer)
+        if self.reads_in_round:
             self.read_round_acks.add(peer)
             self.maybe_finish_read_round()
 

@@ -168,11 +168,18 @@ class State:
         self.transfer_deadline_ms = 0
         self.heartbeat_due_ms = 0
         self.log_clock: tuple[int, int] = (0, 0)  # (log time, monotonic time) when this leader began
-        self.read_round = 0  # the latest that was sent
+        self.read_round = 0  # the latest number that heartbeats carry
         self.read_round_acks: set[str] = set()
         self.reads_in_round: list[Any] = []
         self.reads_waiting: list[Any] = []
         self.read_index = 0
+        self.read_round_ms = 0  # when it was sent
+        self.few_asked = False  # in this round
+        self.watch_reads_until_ms = 0
+        self.roll_call = 0  # the number of the last heartbeat that was sent to all,
+        self.roll: list[str] = []  # and who answered it, in this order
+        self.quickest: tuple[str, ...] = ()  # as the roll call before it has shown,
+        self.quickest_of: Membership | None = None  # in this configuration
         # Whether the owners of the disk and of the state machine have said where they stand.
         self.log_writer_known = True
         self.applier_known = durable.applied is not None
