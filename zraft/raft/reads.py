@@ -78,11 +78,9 @@ class Reads(Snapshots):
 
     def on_round_ack(self, peer: str, round_number: int) -> None:
         """A follower has seen the round in this term."""
-        if round_number != self.read_round:
-            return
         if round_number == self.roll_call and peer in self.membership.electorate and peer not in self.roll:
             self.roll.append(peer)
-        if self.reads_in_round:
+        if self.reads_in_round and round_number == self.read_round:
             self.read_round_acks.add(peer)
             self.maybe_finish_read_round()
 
