@@ -113,6 +113,8 @@ class Snapshots(Replication):
         """Let go of the log that is behind the *older* of the two snapshots on disk, so that the newer one may turn
         out damaged, and that no follower is likely to need (trap 25: compacted <= snapshot). Who was not heard for
         away_ms needs nothing."""
+        if not self.applier_known:
+            return  # what a new life holds may be less than the last one had applied
         index, log = self.snapshot.index, self.log
         kept = max(index - self.settings.snapshot_keep, self.spare_index, log.index_before(index, MAX_KEPT_BYTES))
         held = max(index - MAX_HELD_ENTRIES, log.index_before(index, MAX_HELD_BYTES))

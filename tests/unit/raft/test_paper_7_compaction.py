@@ -43,6 +43,27 @@ def test_compaction_keeps_fewer_entries_where_they_are_batches() -> None:
         assert raft.log.base_index == expected, "at most what is behind the older snapshot"
 
 
+def test_nothing_goes_before_a_new_applier_has_said_what_it_holds() -> None:
+    """It may have loaded the snapshot before those that were saved meanwhile."""
+    cluster = Cluster(1)
+    cluster.elect("n1")
+    node = cluster["n1"]
+    cluster.run(50)
+    for _ in range(2):
+        grow(cluster, "n1")
+    assert node.raft.log.base_index == 4
+    cluster.propose(node, b"x", b"y", b"z")
+    cluster.settle()
+    cluster.take_snapshot(node)
+    cluster.input(node, lambda raft: raft.on_applier_lost())
+    cluster.store(node)
+    cluster.notify(node)
+    assert (node.raft.snapshot.index, node.raft.log.base_index) == (10, 4)
+    node.stand()
+    cluster.run(2 * SETTINGS.heartbeat_ms)
+    assert node.raft.log.base_index == 7
+
+
 def test_what_is_kept_and_what_is_held_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zraft.raft.log.MARK_BYTES", 1)  # each append has a mark
     for name, settings in (("MAX_KEPT_BYTES", SETTINGS._replace(snapshot_keep=100)), ("MAX_HELD_BYTES", SETTINGS)):
