@@ -59,11 +59,12 @@ class Reads(Snapshots):
 
     def choose_quickest(self) -> None:
         """The first to answer the last heartbeat that are a quorum, together with this node; none if they were not."""
-        self.quickest_of = self.membership
+        membership = self.quickest_of = self.membership
         self.quickest = ()
-        for count in range(1, len(self.roll) + 1):
-            if self.membership.is_quorum({self.id, *self.roll[:count]}):
-                self.quickest = tuple(self.roll[:count])
+        voters = [peer for peer in self.roll if peer in membership.electorate]
+        for count in range(1, len(voters) + 1):
+            if membership.is_quorum({self.id, *voters[:count]}):
+                self.quickest = tuple(voters[:count])
                 return
 
     def watch_read_round(self) -> None:
@@ -78,7 +79,7 @@ class Reads(Snapshots):
 
     def on_round_ack(self, peer: str, round_number: int) -> None:
         """A follower has seen the round in this term."""
-        if round_number == self.roll_call and peer in self.membership.electorate and peer not in self.roll:
+        if round_number == self.roll_call and peer not in self.roll:
             self.roll.append(peer)
         if self.reads_in_round and round_number == self.read_round:
             self.read_round_acks.add(peer)

@@ -229,6 +229,18 @@ def test_with_other_members_all_are_asked() -> None:
     assert asked(cluster) == {"n2", "n3"}
 
 
+def test_who_answered_and_is_no_voter_any_more_is_not_asked() -> None:
+    cluster = led()
+    leader = cluster["n1"]
+    let_answer(cluster, "n3", "n2")
+    others = {name: leader.raft.membership.voters[name] for name in ("n1", "n2")}
+    cluster.input(leader, lambda raft: raft.append_config(raft.membership._replace(voters=others)))
+    cluster.network.clear()
+    let_answer(cluster)
+    cluster.read(leader, "r")
+    assert asked(cluster) == {"n2"}
+
+
 def test_who_is_silent_is_not_waited_for() -> None:
     """All are asked after a few milliseconds, and from the next heartbeat but one on another."""
     cluster = led()
