@@ -160,26 +160,7 @@ class State:
         self.votes: set[str] = set()
         self.transfer_election = False  # the leader asked for it: voters shall not stick to the leader
         self.voter_stores: dict[str, int] = {}  # the data directories of those who voted for it
-        # Leaders only.
-        self.progress: dict[str, Progress] = {}
-        self.term_start_index = 0  # of this leader's own first entry
-        self.settled_config: Membership | None = None  # one that this leader has nothing more to do for
-        self.transferee: str | None = None
-        self.transfer_deadline_ms = 0
-        self.heartbeat_due_ms = 0
-        self.log_clock: tuple[int, int] = (0, 0)  # (log time, monotonic time) when this leader began
-        self.read_round = 0  # the latest number that heartbeats carry
-        self.read_round_acks: set[str] = set()
-        self.reads_in_round: list[Any] = []
-        self.reads_waiting: list[Any] = []
-        self.read_index = 0
-        self.read_round_ms = 0  # when it was sent
-        self.few_asked = False  # in this round
-        self.watch_reads_until_ms = 0
-        self.roll_call = 0  # the number of the last heartbeat that was sent to all,
-        self.roll: list[str] = []  # and who answered it, in this order
-        self.quickest: tuple[str, ...] = ()  # as the roll call before it has shown,
-        self.quickest_of: Membership | None = None  # in this configuration
+        self.prepare_to_lead()
         # Whether the owners of the disk and of the state machine have said where they stand.
         self.log_writer_known = True
         self.applier_known = durable.applied is not None
@@ -199,6 +180,28 @@ class State:
             self.adopt_snapshot()
         self.find_configs(durable.configs)
         self.arm_election()
+
+    def prepare_to_lead(self) -> None:
+        """The variables of leaders only, before there is anything in them."""
+        self.progress: dict[str, Progress] = {}
+        self.term_start_index = 0  # of this leader's own first entry
+        self.settled_config: Membership | None = None  # one that this leader has nothing more to do for
+        self.transferee: str | None = None
+        self.transfer_deadline_ms = 0
+        self.heartbeat_due_ms = 0
+        self.log_clock: tuple[int, int] = (0, 0)  # (log time, monotonic time) when this leader began
+        self.read_round = 0  # the latest number that heartbeats carry
+        self.read_round_acks: set[str] = set()
+        self.reads_in_round: list[Any] = []
+        self.reads_waiting: list[Any] = []
+        self.read_index = 0
+        self.read_round_ms = 0  # when it was sent
+        self.few_asked = False  # in this round
+        self.watch_reads_until_ms = 0
+        self.roll_call = 0  # the number of the last heartbeat that was sent to all,
+        self.roll: list[str] = []  # and who answered it, in this order
+        self.quickest: tuple[str, ...] = ()  # as the roll call before it has shown,
+        self.quickest_of: Membership | None = None  # in this configuration
 
     # --- who is a member
 
