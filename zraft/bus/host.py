@@ -46,12 +46,14 @@ MAX_TURN_NS = 5_000_000  # then the sockets and the clock are looked at, whateve
 IDLE_POLL_MS = 1000
 FATAL_ERRORS = (NodeMustStop, StorageError, OSError, zmq.ZMQError)  # an I/O error is no actor death
 
+_POLLIN = int(zmq.POLLIN)  # to work with a zmq.PollEvent takes a microsecond
+
 log = logging.getLogger(__name__)
 
 
 def _has_more(socket: zmq.Socket[bytes]) -> bool:
     """Whether something can be received. Cheaper than running into zmq.Again."""
-    return bool(zmq_poll([(socket, zmq.POLLIN)], 0))
+    return bool(zmq_poll([(socket, _POLLIN)], 0))
 
 
 def _descriptor(socket: Any) -> int:
@@ -76,7 +78,8 @@ class Host:
         self._context = context
         self._pushes: dict[str, zmq.Socket[bytes]] = {}
         self._control = self._bind(name)
-        self.slots = {spec.name: Slot(spec, self._bind(spec.name)) for spec in specs}
+        self.slots = {spec.name: Slot(spec, self._bind(spec.name), self._read_queue) for spec in specs}
+        self._slots = tuple(self.slots.values())
         self._outgoing: deque[tuple[zmq.Socket[bytes], bytes]] = deque()
         self._turn_ends_ns = 0
         self._handed_over: dict[Slot, None] = {}  # whose queues hold something
@@ -113,7 +116,7 @@ class Host:
     # --- sending
 
     def push_from(self, context: HostedContext, to: str, envelope: Envelope) -> None:
-        """What the absent sends leaves when it is back."""
+        """As `push`, for an actor. What the absent sends leaves when it is back."""
         if self._absent is not None and self._absent.context is context:
             self._outbox.append((to, envelope))
         else:
@@ -185,39 +188,50 @@ class Host:
         self.flush()
 
     def _turn(self) -> None:
-        for descriptor in self._wait():
+        due_ms = self._due_ms()
+        for descriptor in self._wait(due_ms):
             reader = self._readers.get(descriptor)  # None: its actor died in this very round
             if reader is not None:
                 reader()
             if self.stopped:
                 return  # what was handed over is for nobody
-        self._wake_up()
-        self._turn_ends_ns = time.monotonic_ns() + MAX_TURN_NS  # from here, so that something is handed over each time
+        now_ns = time.monotonic_ns()
+        if due_ms is not None and now_ns >= due_ms * 1_000_000:
+            self._wake_up(now_ns // 1_000_000)
+            now_ns = time.monotonic_ns()
+        self._turn_ends_ns = now_ns + MAX_TURN_NS  # from here, so that something is handed over each time
         for _ in range(MAX_HAND_OVERS):
             if not self._handed_over or time.monotonic_ns() > self._turn_ends_ns:
                 return
             self._hand_over()
 
-    def _wait(self) -> Iterable[int]:
-        """Which sockets to look at; waits if there is nothing to do."""
-        busy = self._unread or self._handed_over
-        ready = dict(self._poller.poll(0 if busy else self._poll_timeout_ms()))  # control before all others
-        ready |= self._unread
-        self._unread = {}
+    def _due_ms(self) -> int | None:
+        """When the first of the actors wants to be woken; None: nobody does."""
+        due_ms = None
+        for slot in self._slots:
+            actor = slot.actor
+            if actor is None or actor.wakeup_ms is None or slot is self._absent:
+                continue
+            if due_ms is None or actor.wakeup_ms < due_ms:
+                due_ms = actor.wakeup_ms
+        return due_ms
+
+    def _wait(self, due_ms: int | None) -> Iterable[int]:
+        """Which sockets to look at; waits, but not longer than until then, if there is nothing to do."""
+        if self._unread or self._handed_over:
+            timeout_ms = 0
+        elif due_ms is None:
+            timeout_ms = IDLE_POLL_MS
+        else:
+            timeout_ms = min(IDLE_POLL_MS, max(0, due_ms - time.monotonic_ns() // 1_000_000))
+        ready = [descriptor for descriptor, _ in self._poller.poll(timeout_ms)]  # control before all others
+        if self._unread:
+            unread, self._unread = self._unread, {}
+            ready += [descriptor for descriptor in unread if descriptor not in ready]
         return ready
 
-    def _poll_timeout_ms(self) -> int:
-        due_ms = None
-        for slot in self.slots.values():
-            if slot.actor is not None and slot.actor.wakeup_ms is not None and slot is not self._absent:
-                due_ms = slot.actor.wakeup_ms if due_ms is None else min(due_ms, slot.actor.wakeup_ms)
-        if due_ms is None:
-            return IDLE_POLL_MS
-        return min(IDLE_POLL_MS, max(0, due_ms - time.monotonic_ns() // 1_000_000))
-
-    def _wake_up(self) -> None:
-        now_ms = time.monotonic_ns() // 1_000_000
-        for slot in self.slots.values():
+    def _wake_up(self, now_ms: int) -> None:
+        for slot in self._slots:
             actor = slot.actor
             if slot is self._absent or actor is None:
                 continue
@@ -230,36 +244,35 @@ class Host:
         when other threads have what they wait for, the rest."""
         slots, self._handed_over = self._handed_over, {}
         for slot in slots:
-            if slot.spec.ports:
-                self._run_queue(slot)
-            else:
+            if not slot.spec.ports:
                 self._later.append(slot)
+            elif slot.actor is not None:  # else its next life is given it
+                self._guard(slot, slot.read_queue)
         self.flush()
         while self._later:
-            self._run_queue(self._later.popleft())
-
-    def _run_queue(self, slot: Slot) -> None:
-        if slot.actor is not None:  # else its next life is given it
-            self._guard(slot, partial(self._read_queue, slot))
+            slot = self._later.popleft()
+            if slot.actor is not None:
+                self._guard(slot, slot.read_queue)
 
     def _guard(self, slot: Slot, handle: Callable[[], None]) -> None:
         """Run one batch of an actor's; whatever it raises ends that actor only."""
         if slot is self._absent:
             return
-        assert slot.actor is not None
+        actor = slot.actor
+        assert actor is not None
         try:
             if slot.spec.waits and self.baton is not None:
-                self._run_apart(slot, self.baton, handle, slot.actor.end_batch)
+                self._run_apart(slot, self.baton, handle, actor.end_batch)
             else:
                 handle()
-                slot.actor.end_batch()
+                actor.end_batch()
         except (Exception, ActorKilled) as error:
             self._died(slot, error)
         if self._failure is not None:
             raise self._failure
-        for descriptor, socket in slot.port_sockets.items():
-            if _has_more(socket):
-                self._unread[descriptor] = select.POLLIN
+        if slot.port_sockets:
+            for socket, _ in zmq_poll(slot.port_polls, 0):
+                self._unread[slot.port_sockets[socket]] = select.POLLIN
 
     # --- an actor that waits for a disk
 
@@ -319,7 +332,7 @@ class Host:
         queue = slot.queue
         for _ in range(min(len(queue), MAX_BATCH)):
             self._deliver(slot, queue.popleft())
-            if time.monotonic_ns() > self._turn_ends_ns and slot is not self._absent:
+            if queue and time.monotonic_ns() > self._turn_ends_ns and slot is not self._absent:
                 break
         if queue and slot is not self._absent:
             self._handed_over[slot] = None
@@ -328,7 +341,8 @@ class Host:
         actor, context = slot.actor, slot.context
         assert actor is not None and context is not None
         slot.received += 1
-        context.boundary()
+        if context.boundaries_left is not None:
+            context.boundary()
         sender, incarnation, to_incarnation, message = envelope
         known = context.neighbours.get(sender, 0)
         if to_incarnation != context.incarnation or incarnation < known:
@@ -405,7 +419,8 @@ class Host:
     def _listen(self, slot: Slot, read: Callable[[], None], socket: Any) -> None:
         descriptor = _descriptor(socket)
         if type(socket) is not int and socket is not slot.mailbox:
-            slot.port_sockets[descriptor] = socket
+            slot.port_sockets[socket] = descriptor
+            slot.port_polls.append((socket, _POLLIN))
         self._poller.register(descriptor, select.POLLIN)
         self._readers[descriptor] = partial(self._guard, slot, read)
         self._unread[descriptor] = select.POLLIN  # what was told before is not told again
@@ -418,6 +433,7 @@ class Host:
             del self._readers[descriptor]
         slot.descriptors.clear()
         slot.port_sockets.clear()
+        slot.port_polls.clear()
         killed = isinstance(error, ActorKilled)
         fatal = isinstance(error, FATAL_ERRORS)
         reason = "killed on request" if killed else str(error) if fatal else f"{type(error).__name__}: {error}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,24 +42,24 @@ class HostedContext:
         self.neighbours = neighbours
         self.dropped = 0  # messages of, or for, older lives
         self._host = host
-        self._boundaries_left: int | None = None
+        self.boundaries_left: int | None = None  # until it dies; None: it shall live
 
     def send(self, to: str, message: Any) -> None:
         """See Context."""
-        if self._boundaries_left is not None:
+        if self.boundaries_left is not None:
             self.boundary()
         self._host.push_from(self, to, (self.name, self.incarnation, self.neighbours.get(to, 0), message))
 
     def boundary(self) -> None:
         """See Context."""
-        if self._boundaries_left is not None:
-            if self._boundaries_left <= 0:
+        if self.boundaries_left is not None:
+            if self.boundaries_left <= 0:
                 raise ActorKilled
-            self._boundaries_left -= 1
+            self.boundaries_left -= 1
 
     def kill(self, boundaries: int) -> None:
         """Die at that many boundaries from now."""
-        self._boundaries_left = boundaries
+        self.boundaries_left = boundaries
 
     def now_ms(self) -> int:
         """See Context."""
@@ -68,12 +69,14 @@ class HostedContext:
 class Slot:
     """The place of one actor in its host: the mailbox stays, lives come and go."""
 
-    def __init__(self, spec: ActorSpec, mailbox: zmq.Socket[bytes]) -> None:
+    def __init__(self, spec: ActorSpec, mailbox: zmq.Socket[bytes], read_queue: Callable[[Slot], None]) -> None:
         self.spec = spec
         self.mailbox = mailbox
         self.queue: deque[Envelope] = deque()  # from actors of the same host
+        self.read_queue = partial(read_queue, self)
         self.received = 0
         self.descriptors: list[int] = []  # that are listened to while the actor lives
-        self.port_sockets: dict[int, zmq.Socket[bytes]] = {}  # those of ZeroMQ's among them, but for the mailbox
+        self.port_sockets: dict[Any, int] = {}  # those of ZeroMQ's among them, but for the mailbox,
+        self.port_polls: list[tuple[zmq.Socket[bytes], int]] = []  # and as they are looked at
         self.actor: Actor | None = None
         self.context: HostedContext | None = None
