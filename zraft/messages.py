@@ -252,10 +252,12 @@ class Apply(NamedTuple):
 
 class ReadAt(NamedTuple):
     """consensus -> applier: answer these reads once read_index is applied (dissertation 6.4). reads: (token, query).
-    Lost: the frontend is told of the restart and says UNKNOWN. Answer: Replies to frontend."""
+    condition: for ReadInTerm, what the reader is to verify (`wire.pack_condition`), and goes before each answer; else
+    empty. Lost: the frontend is told of the restart and says UNKNOWN. Answer: Replies to frontend."""
 
     read_index: int
     reads: tuple[tuple[int, bytes], ...]
+    condition: bytes = b""
 
 
 class Applied(NamedTuple):
@@ -365,6 +367,20 @@ class Read(NamedTuple):
     """frontend -> consensus: (token, query) ... to answer linearizably. Lost and answered as Propose."""
 
     reads: tuple[tuple[int, bytes], ...]
+
+
+class ReadInTerm(NamedTuple):
+    """frontend -> consensus: as Read, but the readers ask another voter for its term themselves: no round is needed to
+    answer (`zraft.client.term_check`). Lost and answered as Propose."""
+
+    reads: tuple[tuple[int, bytes], ...]
+
+
+class TermRequest(NamedTuple):
+    """frontend -> consensus: tokens of readers who ask for this node's term. Lost: the frontend says UNKNOWN. Answer:
+    Replies."""
+
+    tokens: tuple[int, ...]
 
 
 class ChangeMembers(NamedTuple):
@@ -573,7 +589,7 @@ BUS_MESSAGES = (
     Recover, Recovered, Append, Appended, ReadLog, LogRead, CompactLog, SaveClusterId, DiskFull,
     Apply, ReadAt, Applied, RestoreSnapshot,
     WriteSnapshot, SnapshotWritten, SnapshotSaved, SnapshotFailed, ReadSnapshot, SnapshotRead, TakeSnapshot,
-    Propose, Read, ChangeMembers, Endpoints, TransferLeadership, Replies,
+    Propose, Read, ReadInTerm, TermRequest, ChangeMembers, Endpoints, TransferLeadership, Replies,
     StatusRequest, StatusReply, KillRequest, SetFaults,
     Outbound, Inbound, Identity, FindNode, NodeFound, Arm, Tick,
     StartActor, ActorStarted, ActorDied, ActorRestarted, KillActor, StopHost, HostStopped, HostDied,

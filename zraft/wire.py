@@ -239,6 +239,8 @@ class RequestKind(IntEnum):
     SNAPSHOT = 8  # body: JSON, {"index": of a snapshot, 0 for the newest, "offset": of the wanted bytes}
     MEMBERS = 9  # body: UTF-8 JSON: a change of members (raft.change); the leader answers JSON, {"index": of its entry}
     ENDPOINTS = 10  # body: empty; answered by this node: UTF-8 JSON, a list of the members' client endpoints
+    READ_IN_TERM = 11  # as READ, by who asks another voter at the same time for its TERM; answered IN_TERM, or as READ
+    TERM = 12  # body: empty; answered by this node: pack_statement, or nothing if it cannot say
 
 
 @direct_members
@@ -251,6 +253,7 @@ class ReplyStatus(IntEnum):
     UNKNOWN = 3  # this copy may or may not take effect; ask again
     INVALID = 4  # body: UTF-8 text; malformed or too large, final
     REFUSED = 5  # body: UTF-8 text; an admin request that is not granted, final
+    IN_TERM = 6  # body: pack_condition, then the result, which is only valid if the condition holds
 
 
 class ReplyFrame(NamedTuple):
@@ -272,6 +275,67 @@ def unpack_piece(body: bytes) -> tuple[int, int, int, bytes]:
         raise WireError("no piece of a snapshot")
     index, offset, size, data = fields
     return index, offset, size, data
+
+
+class Statement(NamedTuple):
+    """What a node says of itself when it is asked for its TERM: its cluster, its data directory, its present term."""
+
+    cluster_id: int
+    store_id: int
+    term: int
+
+
+def pack_statement(statement: Statement) -> bytes:
+    """[cluster id, store id, term]."""
+    return Packer().pack(statement)
+
+
+def unpack_statement(body: bytes) -> Statement | None:
+    """The reverse, checked; None for a node that cannot say. Raises WireError."""
+    if not body:
+        return None
+    fields = _first_three(_unpack(body))
+    if (*map(type, fields),) != (int, int, int) or min(fields) < 1:
+        raise WireError("no statement of a term")
+    return Statement(*fields)
+
+
+def _first_three(fields: Any) -> tuple[Any, ...]:
+    """As in unpack_peer: what a later version adds is left out."""
+    return fields[:3] if type(fields) is tuple else ()
+
+
+class Condition(NamedTuple):
+    """Of an answer of the leader of `term`: one of the nodes with these data directories was still in that term at some
+    time after the question. Each of them is a quorum together with the leader."""
+
+    cluster_id: int
+    term: int
+    stores: tuple[int, ...]
+
+    def holds(self, statement: Statement | None) -> bool:
+        """Whether a node that was asked at that time or later fulfils it."""
+        return (
+            statement is not None
+            and statement.term == self.term
+            and statement.cluster_id == self.cluster_id
+            and statement.store_id in self.stores
+        )
+
+
+def pack_condition(condition: Condition) -> bytes:
+    """Its length in two bytes, then [cluster id, term, [store id, ...]]."""
+    packed = Packer().pack(condition)
+    return len(packed).to_bytes(2, "big") + packed
+
+
+def split_condition(body: bytes) -> tuple[Condition, bytes]:
+    """(condition, result) of the reply IN_TERM, the condition checked. Raises WireError."""
+    end = 2 + int.from_bytes(body[:2], "big")
+    fields = _first_three(_unpack(body[2:end]))
+    if (*map(type, fields),) != (int, int, tuple) or min(fields[:2]) < 1 or not set(map(type, fields[2])) <= {int}:
+        raise WireError("no condition before an answer")
+    return Condition(*fields), body[end:]
 
 
 def pack_requests(items: Sequence[tuple[int, int, bytes]]) -> bytes:

@@ -25,22 +25,28 @@ from zraft.wire import (
     MAX_FRAME_BYTES,
     MAX_REQUESTS_PER_FRAME,
     PEER_VERSION,
+    Condition,
     EntriesCache,
     PeerFrame,
     ReplyFrame,
+    Statement,
     WireError,
     pack_bus,
+    pack_condition,
     pack_entries,
     pack_peer,
     pack_peer_frame,
     pack_replies,
     pack_requests,
+    pack_statement,
+    split_condition,
     unpack_bus,
     unpack_entries,
     unpack_peer,
     unpack_peer_frame,
     unpack_replies,
     unpack_requests,
+    unpack_statement,
 )
 
 quick = settings(deadline=None, derandomize=True, max_examples=25)
@@ -94,6 +100,36 @@ def test_what_a_later_version_adds_at_the_end_is_left_out() -> None:
     heartbeat = Heartbeat(3, 4, 5)
     assert unpack_peer(msgpack.packb([PEER_MESSAGES.index(Heartbeat), *heartbeat, "new", 7])) == heartbeat
 
+    statement = Statement(3, 4, 5)
+    assert unpack_statement(msgpack.packb([*statement, "new"])) == statement
+    condition = Condition(3, 4, (5, 6))
+    packed = msgpack.packb([*condition, "new"])
+    assert split_condition(len(packed).to_bytes(2, "big") + packed + b"rest") == (condition, b"rest")
+
+
+POSITIVE = st.integers(1, (1 << 64) - 1)
+
+
+@quick
+@given(POSITIVE, POSITIVE, POSITIVE, st.lists(POSITIVE, max_size=9), st.binary(max_size=9))
+def test_terms_round_trip(cluster: int, store: int, term: int, stores: list[int], result: bytes) -> None:
+    statement, condition = Statement(cluster, store, term), Condition(cluster, term, tuple(stores))
+    assert unpack_statement(pack_statement(statement)) == statement
+    assert split_condition(pack_condition(condition) + result) == (condition, result)
+    assert condition.holds(statement) == (store in stores)
+
+
+def test_a_node_that_cannot_say_fulfils_no_condition() -> None:
+    assert unpack_statement(b"") is None
+    assert not Condition(1, 1, (0, 1)).holds(None)
+    for fields in ([0, 1, 1], [1, 0, 1], [1, 1, 0], [1, 1], [1, 1, True], [1, 1, "1"], [1, 1, 1.0]):
+        with pytest.raises(WireError):
+            unpack_statement(msgpack.packb(fields))
+    for fields in ([0, 1, [1]], [1, 0, [1]], [1, 1], [1, 1, 1], [1, 1, ["1"]]):
+        packed = msgpack.packb(fields)
+        with pytest.raises(WireError):
+            split_condition(len(packed).to_bytes(2, "big") + packed)
+
 
 @quick
 @given(NUMBERS, ITEMS)
@@ -127,6 +163,9 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "requests": unpack_requests,
     "replies": unpack_replies,
     "entries": unpack_entries,
+    "statement": unpack_statement,
+    "condition": split_condition,
+    "condition, with its length": lambda frame: split_condition(len(frame).to_bytes(2, "big") + frame),
 }
 
 

@@ -49,6 +49,7 @@ MAX_REQUESTS = 1_000  # by hand, for a state that is not there yet; the oldest g
 _COMMAND = int(EntryKind.COMMAND)
 _CONFIG = int(EntryKind.CONFIG)
 _OK = int(ReplyStatus.OK)
+_IN_TERM = int(ReplyStatus.IN_TERM)
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class Applier(Actor):
         self.snapshot_bytes = 0
         self.log_bytes = 0  # applied since the last snapshot
         self.retry_index = self.retry_commands = 0  # no snapshot before one of these is applied: the last one failed
-        self.waiting_reads: deque[tuple[int, int, bytes]] = deque()  # (read_index, token, query)
+        self.waiting_reads: deque[tuple[int, int, bytes, bytes]] = deque()  # (read_index, token, query)
         self.replies: list[tuple[int, int, bytes]] = []
         self.answer_bytes = 0  # to reads, in this batch
         self.unannounced_runs = 0  # Applies since consensus was told how far this is
@@ -287,20 +288,21 @@ class Applier(Actor):
 
     def on_read_at(self, sender: str, message: ReadAt) -> None:
         """Reads wait for their index."""
-        self.waiting_reads.extend((message.read_index, token, query) for token, query in message.reads)
+        read_index, reads, condition = message
+        self.waiting_reads.extend((read_index, token, query, condition) for token, query in reads)
         self.answer_reads()
 
     def answer_reads(self) -> None:
-        """Those whose index is applied; they are in the order of their indices. Many large ones in several batches."""
+        """Those whose index is applied, in the order in which they came. Many large ones in several batches."""
         machine, waiting = self.machine, self.waiting_reads
         while waiting and waiting[0][0] <= machine.last_applied:
             if self.answer_bytes > MAX_ANSWER_BYTES:
                 self.wakeup_ms = 0  # at once, but after this batch
                 return
-            _, token, query = waiting.popleft()
+            _, token, query, condition = waiting.popleft()
             result = machine.query(query)
             self.answer_bytes += len(result)
-            self.replies.append((token, _OK, result))
+            self.replies.append((token, _IN_TERM, condition + result) if condition else (token, _OK, result))
 
     # --- taking a snapshot
 

@@ -37,6 +37,7 @@ from zraft.messages import (
     Propose,
     Read,
     ReadAt,
+    ReadInTerm,
     ReadLog,
     ReadSnapshot,
     Recover,
@@ -48,6 +49,7 @@ from zraft.messages import (
     SnapshotRead,
     SnapshotSaved,
     SnapshotWritten,
+    TermRequest,
     Tick,
     TransferLeadership,
     WriteSnapshot,
@@ -55,6 +57,8 @@ from zraft.messages import (
 from zraft.raft import NOTHING, Address, Membership, Output, Raft, Role, SavedSnapshot, Settings, Write
 from zraft.raft.log import MAX_APPLY_BYTES, MAX_RUN_BYTES
 from zraft.raft.progress import SNAPSHOT_PIECE_BYTES
+from zraft.raft_report import report_of
+from zraft.read_terms import Conditions, state_term
 from zraft.recovered import durable_from, log_from, unpack_batches
 from zraft.waiting import Proposals, Transfers
 from zraft.wire import EntriesCache, ReplyStatus, WireError, pack_peer, unpack_peer
@@ -97,6 +101,7 @@ class Consensus(Actor):
         self.proposals = Proposals()
         self.last_tick: Tick | None = None
         self.tick_ms = 0  # as the clock is armed
+        self.conditions = Conditions()
         self.transfers = Transfers()
         self.changes = Changes()
         self.handing_over = False
@@ -115,6 +120,8 @@ class Consensus(Actor):
             Inbound: self.on_inbound,
             Propose: self.on_propose,
             Read: self.on_read,
+            ReadInTerm: self.on_read_in_term,
+            TermRequest: self.on_term_request,
             ChangeMembers: self.on_change_members,
             NodeFound: self.on_node_found,
             TransferLeadership: self.on_transfer_leadership,
@@ -322,10 +329,21 @@ class Consensus(Actor):
         else:
             self.proposals.add(first, tokens, raft.current_term)
 
-    def on_read(self, sender: str, message: Read) -> None:
+    def on_read(self, sender: str, message: Read | ReadInTerm) -> None:
         """From clients of this node."""
         if self.raft is None or not self.raft.read(message.reads):
             self.refuse([token for token, _ in message.reads])
+
+    def on_read_in_term(self, sender: str, message: ReadInTerm) -> None:
+        """From clients that ask another voter for its term while they ask here."""
+        if read_at := self.conditions.read_at(self.raft, self.cluster_id, message.reads):
+            self.context.send("applier", read_at)
+        else:
+            self.on_read(sender, message)
+
+    def on_term_request(self, sender: str, message: TermRequest) -> None:
+        """From such a client, which asks the leader meanwhile."""
+        self.replies += state_term(self.raft, self.cluster_id, self.store_id, message.tokens)
 
     def on_transfer_leadership(self, sender: str, message: TransferLeadership) -> None:
         """An operator's wish."""
@@ -479,22 +497,4 @@ class Consensus(Actor):
         raft = self.raft
         if raft is None:
             return {"role": "recovering"}
-        return {
-            "role": raft.standing,
-            "term": raft.current_term,
-            "leader": raft.leader_id,
-            "commit_index": raft.commit_index,
-            "last_index": raft.log.last_index,
-            "durable_index": raft.log.durable_index,
-            "snapshot_index": raft.snapshot.index,
-            "compacted_index": raft.log.base_index,
-            "cluster_id": f"{self.cluster_id:016x}",
-            "store_id": f"{self.store_id:016x}",
-            "members": [
-                {"id": node, **self.address(raft.membership, node)._asdict(), **report}
-                for node, report in raft.describe_members().items()
-            ],
-            "members_index": raft.config_index,
-            "change": raft.describe_change(),
-            "peer_undecodable": self.undecodable,
-        }
+        return report_of(raft, self.cluster_id, self.store_id, self.address) | {"peer_undecodable": self.undecodable}

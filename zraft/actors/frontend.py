@@ -19,6 +19,7 @@ from zraft.messages import (
     KillRequest,
     Propose,
     Read,
+    ReadInTerm,
     ReadSnapshot,
     Replies,
     SetFaults,
@@ -26,6 +27,7 @@ from zraft.messages import (
     StatusReply,
     StatusRequest,
     TakeSnapshot,
+    TermRequest,
     TransferLeadership,
 )
 from zraft.wire import (
@@ -52,7 +54,9 @@ STATUS_AGAIN_MS = 50  # between two looks whether that is all that is missing
 SNAPSHOT_PIECE_BYTES = 256 * 1024
 MAX_INTEGER = (1 << 63) - 1  # in a request's JSON
 
-WRITE, READ, STATUS, TRANSFER, CHAOS, PING, COMPACT, SNAPSHOT, MEMBERS, ENDPOINTS = (int(kind) for kind in RequestKind)
+WRITE, READ, STATUS, TRANSFER, CHAOS, PING, COMPACT, SNAPSHOT, MEMBERS, ENDPOINTS, READ_IN_TERM, TERM = (
+    int(kind) for kind in RequestKind
+)
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +99,8 @@ class Frontend(Actor):
         self.endpoints = b"[]"  # where clients reach the members, as ENDPOINTS is answered
         self.proposals: list[tuple[int, bytes]] = []
         self.reads: list[tuple[int, bytes]] = []
+        self.reads_in_term: list[tuple[int, bytes]] = []
+        self.term_requests: list[int] = []
         self.replies: dict[bytes, list[tuple[int, int, bytes]]] = {}
         self.counts = {"client_frames_in": 0, "client_dropped_in": 0, "client_requests": 0, "client_refused": 0}
         self.handlers |= {
@@ -134,6 +140,10 @@ class Frontend(Actor):
             self.proposals.append((self.token(connection, request_id, kind, len(body)), body))
         elif kind == READ:
             self.reads.append((self.token(connection, request_id, kind, len(body)), body))
+        elif kind == READ_IN_TERM:
+            self.reads_in_term.append((self.token(connection, request_id, kind, len(body)), body))
+        elif kind == TERM:
+            self.term_requests.append(self.token(connection, request_id, kind))
         elif kind == STATUS:
             self.on_status(connection, request_id)
         elif kind == TRANSFER:
@@ -291,6 +301,12 @@ class Frontend(Actor):
         if self.reads:
             reads, self.reads = tuple(self.reads), []
             self.context.send("consensus", Read(reads))
+        if self.reads_in_term:
+            reads, self.reads_in_term = tuple(self.reads_in_term), []
+            self.context.send("consensus", ReadInTerm(reads))
+        if self.term_requests:
+            tokens, self.term_requests = tuple(self.term_requests), []
+            self.context.send("consensus", TermRequest(tokens))
         if self.replies:
             all_replies, self.replies = self.replies, {}
             for connection, replies in all_replies.items():

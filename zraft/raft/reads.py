@@ -43,6 +43,17 @@ class Reads(Snapshots):
             self.send_heartbeat(peer, self.progress[peer])
         self.maybe_finish_read_round()
 
+    def read_partners(self) -> tuple[str, ...]:
+        """The voters each of whom is a quorum together with this leader; nobody where it must not read yet (trap 2)."""
+        if self.role is not Role.LEADER or self.commit_index < self.term_start_index:
+            return ()
+        membership = self.membership
+        if self.partners_of is not membership:
+            self.partners_of = membership
+            others = [peer for peer in membership.electorate if peer != self.id]
+            self.partners = tuple(peer for peer in others if membership.is_quorum({self.id, peer}))
+        return self.partners
+
     def send_heartbeats(self) -> None:
         """To all, once every `heartbeat_ms`. Who answers first is asked for the next rounds of reads."""
         self.choose_quickest()

@@ -202,6 +202,8 @@ class State:
         self.roll: list[str] = []  # and who answered it, in this order
         self.quickest: tuple[str, ...] = ()  # as the roll call before it has shown,
         self.quickest_of: Membership | None = None  # in this configuration
+        self.partners: tuple[str, ...] = ()  # for reads, see read_partners
+        self.partners_of: Membership | None = None  # in this configuration
 
     # --- who is a member
 

@@ -136,6 +136,14 @@ def test_a_read_sees_the_state_at_once_if_it_is_there(scene: Scene) -> None:
     assert [token for token, _, _ in replies.replies] == [70, 71]
 
 
+def test_a_condition_goes_before_the_answer(scene: Scene) -> None:
+    scene.say(entries(1, OPEN, put(1, 1, b"v")))
+    [(_, replies)] = scene.say(ReadAt(1, ((70, GET_K), (71, GET_K)), b"if so: "), ReadAt(1, ((72, GET_K),)))
+    [plain] = [body for token, _, body in replies.replies if token == 72]
+    in_term = (ReplyStatus.IN_TERM, b"if so: " + plain)
+    assert replies.replies == ((70, *in_term), (71, *in_term), (72, ReplyStatus.OK, plain))
+
+
 def test_recover_makes_waiting_reads_void(scene: Scene) -> None:
     scene.say(entries(1, None), ReadAt(2, ((70, GET_K),)))
     assert scene.say(Recover()) == [standing(1)]

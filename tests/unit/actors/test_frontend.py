@@ -17,16 +17,18 @@ from zraft.messages import (
     KillRequest,
     Propose,
     Read,
+    ReadInTerm,
     Replies,
     SetFaults,
     StatusReply,
     StatusRequest,
+    TermRequest,
     TransferLeadership,
 )
 from zraft.wire import ReplyStatus, RequestKind, pack_bus, pack_requests, unpack_replies
 
-WRITE, READ, STATUS, TRANSFER, CHAOS, PING, COMPACT, SNAPSHOT, MEMBERS, ENDPOINTS = RequestKind
-OK, NOT_LEADER, BUSY, UNKNOWN, INVALID, REFUSED = ReplyStatus
+(WRITE, READ, STATUS, TRANSFER, CHAOS, PING, COMPACT, SNAPSHOT, MEMBERS, ENDPOINTS, READ_IN_TERM, TERM) = RequestKind
+OK, NOT_LEADER, BUSY, UNKNOWN, INVALID, REFUSED, IN_TERM = ReplyStatus
 ACTORS = ("log_writer", "consensus", "frontend")
 A, B = b"client A", b"client B"
 
@@ -68,7 +70,7 @@ class Scene:
         return [item for frame in mine for item in unpack_replies(frame).items]
 
 
-def tokens_of(message: Propose | Read) -> list[int]:
+def tokens_of(message: Propose | Read | ReadInTerm) -> list[int]:
     return [token for token, _ in message[0]]
 
 
@@ -86,6 +88,27 @@ def test_a_batch_is_one_message_of_each_kind_unopened() -> None:
     assert [body for _, body in sent[1][1].reads] == [b"r1", b"r2"]
     assert len({*tokens_of(sent[0][1]), *tokens_of(sent[1][1])}) == 4
     assert scene.port.sent == []
+
+
+def test_reads_in_a_term_and_questions_for_it_are_a_message_each() -> None:
+    scene = Scene()
+    sent = scene.frames(
+        (A, pack_requests([(1, READ_IN_TERM, b"r1"), (2, READ, b"r2"), (3, TERM, b"")])),
+        (B, pack_requests([(1, READ_IN_TERM, b"r3"), (2, TERM, b"")])),
+    )
+    assert [(to, type(message)) for to, message in sent] == [
+        ("consensus", Read), ("consensus", ReadInTerm), ("consensus", TermRequest)
+    ]  # fmt: skip
+    assert [body for _, body in sent[1][1].reads] == [b"r1", b"r3"]
+    first, second = tokens_of(sent[1][1])
+    third, fourth = sent[2][1].tokens
+    scene.say("applier", Replies(((second, IN_TERM, b"a"), (first, IN_TERM, b"b"))))
+    scene.say("consensus", Replies(((third, OK, b"c"), (fourth, OK, b"d"))))
+    assert scene.answers(A) == [(1, IN_TERM, b"b"), (3, OK, b"c")]
+    assert scene.answers(B) == [(1, IN_TERM, b"a"), (2, OK, b"d")]
+    scene.ask((7, READ_IN_TERM, b""), (8, TERM, b""))
+    scene.restarted("consensus")
+    assert sorted(scene.answers()) == [(2, UNKNOWN, b""), (7, UNKNOWN, b""), (8, UNKNOWN, b"")]
 
 
 def test_replies_find_their_clients_in_one_frame_each() -> None:
@@ -115,7 +138,7 @@ def test_a_ping_is_answered_at_once() -> None:
     assert scene.answers() == [(5, OK, b"")]
 
 
-@pytest.mark.parametrize("kind", [0, 11, -3, (1 << 64) - 1])
+@pytest.mark.parametrize("kind", [0, 13, -3, (1 << 64) - 1])
 def test_unknown_kinds_are_invalid(kind: int) -> None:
     scene = Scene()
     assert scene.ask((5, kind, b"")) == []
