@@ -25,19 +25,20 @@ effect: always `Unavailable`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 from math import inf
 from typing import Any
 
 from zraft.client.discovery import ASK_ENDPOINTS, Discovery
 from zraft.client.link import REFUSED_GRACE_SECONDS, Call, Link, OnDone
-from zraft.client.outbox import Outbox, Outgoing, number, split_request_id
+from zraft.client.outbox import Outbox, Outgoing, number, split_request_id, split_results
 from zraft.client.requests import CLOSE_SESSION, OPEN_SESSION, READ, WRITE, Request
 from zraft.client.route import Random, Route
 from zraft.client.session import Session
+from zraft.client.term_check import TermChecks
 from zraft.errors import InvalidRequest, OutcomeUnknown, Unavailable
-from zraft.statemachine.codec import CodecError, ResultCode, batch_results, decode_result, encode_command
+from zraft.statemachine.codec import CodecError, ResultCode, decode_result, encode_command
 from zraft.wire import ReplyStatus, RequestKind, WireError, unpack_replies
 
 # A link that owes answers and is silent for the first is asked for a sign of life; silent for the second, it is dead.
@@ -57,6 +58,7 @@ OPEN_SECONDS = 5.0
 # Deadlines are kept to this: looking over all calls for each one's own instant would be quadratic.
 EXPIRY_SECONDS = 0.01
 
+_IN_TERM = int(ReplyStatus.IN_TERM)
 _OK, _OK_CODE = int(ReplyStatus.OK), int(ResultCode.OK)
 _KINDS_WITHOUT_EFFECT = (READ, int(RequestKind.STATUS), int(RequestKind.ENDPOINTS))
 
@@ -72,6 +74,7 @@ class ClientCore:
         self._route = Route(endpoints, rng)
         self._discovery = Discovery(self._route)
         self._outbox = Outbox()
+        self._checks = TermChecks(self._route)
         self._live: dict[Call, None] = {}
         self._next_expiry = inf
         self._opening = False
@@ -155,16 +158,20 @@ class ClientCore:
         if outbox.needs_session() and not self._opening:
             self._open_session(now)
         while outbox.has_calls() and now >= route.hold_until and route.target.may_send(now):
-            outgoing = outbox.pack(route.target, route.room(route.target), now)
+            check = self._checks.begin(outbox.ready_calls(), outbox.new_request_id, now)
+            outgoing = outbox.pack(route.target, route.room(route.target), now, check)
             if outgoing is None:
                 break
             yield outgoing
+            if check is not None:
+                yield outbox.ask_term(check)
 
     def on_send_failed(self, outgoing: Outgoing, now: float) -> None:
         """ZeroMQ did not accept this frame: none of its copies exists."""
         link = self._route.links[outgoing.endpoint]
         self._outbox.unsend(link, outgoing.calls)
         link.refused_at = now
+        self._checks.on_refused(link)
         if any(call.pinned for call in outgoing.calls):
             link.pinned_hold_until = now + REFUSED_GRACE_SECONDS
         if not outgoing.calls or (link.connected and not link.pending):
@@ -208,9 +215,10 @@ class ClientCore:
             if count == 1:
                 self._on_reply(link, request_id, status, body, now)
                 continue
-            bodies = _split_results(body, count) if status == _OK else repeat(body, count)
+            bodies = split_results(body, count) if status == _OK else repeat(body, count)
             for one, its_body in enumerate(bodies, start=request_id):
                 self._on_reply(link, one, status, its_body, now)
+        self._settle_checks(now)
         if life != link.life:
             self._on_new_life(link, life)
 
@@ -218,11 +226,36 @@ class ClientCore:
         current = link.pending.pop(request_id, None)
         call = current or link.lost.pop(request_id, None)
         if call is None:
-            return  # a ping, or a call that is over
-        if status == _OK:
+            return self._checks.on_statement(link, request_id, status, body)  # or a ping, or a call that is over
+        if request_id == call.in_term_id:
+            self._on_reply_in_term(call, link, status, body, current is not None, now)
+        elif status == _OK:
             self._on_ok(call, link, body, current is not None, now)
         else:
             self._on_refusal(call, link, status, body, current is not None, now)
+
+    def _on_reply_in_term(self, call: Call, link: Link, status: int, body: bytes, current: bool, now: float) -> None:
+        """A copy that was sent as READ_IN_TERM was answered. Not `current`: a READ that follows it is under way."""
+        if status == _IN_TERM:
+            if current and not self._checks.on_conditional(call, link, body, now):
+                self._outbox.put_back(call)
+        elif status == _OK:
+            self._checks.pause(now)  # the leader prefers to ask the others by itself
+            self._on_ok(call, link, body, current, now)
+        elif status == ReplyStatus.INVALID:  # if that is not because it is of a version without, READ is refused, too
+            self._checks.pause(now)
+            if current:
+                self._outbox.put_back(call)
+        else:
+            self._on_refusal(call, link, status, body, current, now)
+
+    def _settle_checks(self, now: float) -> None:
+        """Hand on conditional answers that are known to be valid. For the others the leader is asked again."""
+        valid, refuted = self._checks.take_settled(now)
+        for call, link, result in valid:
+            self._on_ok(call, link, result, True, now)
+        for call in reversed(refuted):
+            self._outbox.put_back(call)
 
     def _on_ok(self, call: Call, link: Link, body: bytes, current: bool, now: float) -> None:
         kind = call.request.kind
@@ -317,6 +350,7 @@ class ClientCore:
         unreachable = target.refused_at is not None and not target.pending and target.may_send(now)
         if unreachable and self._outbox.has_calls():
             self._lose(target, now)
+        self._settle_checks(now)
         for link in list(self._route.links.values()):
             if link.pending:
                 self._watch(link, now)
@@ -325,6 +359,7 @@ class ClientCore:
         """When `tick` and `frames_to_send`, called last with this `now`, have something to do again if nothing happens
         before; None: never."""
         wakeup = self._next_expiry if self._closed else min(self._next_expiry, self._discovery.due_at)
+        wakeup = min(wakeup, self._checks.due_at)
         route = self._route
         if self._outbox.has_calls():
             wakeup = _sooner(wakeup, route.hold_until, now)
@@ -454,16 +489,6 @@ class ClientCore:
             call.on_done(None, OutcomeUnknown(f"{request.name}: {reason}; it may have been applied, now or later"))
         else:
             call.on_done(None, Unavailable(f"{request.name}: {reason}; it was surely not applied"))
-
-
-def _split_results(body: bytes, count: int) -> Iterable[bytes]:
-    """The results of the `count` commands of a batch. One that is not OK holds for each; so does one that nobody
-    understands."""
-    try:
-        result = decode_result(body)
-        return batch_results(result, count) if result[0] == ResultCode.OK else repeat(body, count)
-    except CodecError:
-        return repeat(b"", count)
 
 
 def _is_overdue(call: Call, now: float) -> bool:

@@ -32,6 +32,7 @@ class Call:
         "done",
         "doubts",
         "earlier",
+        "in_term_id",
         "link",
         "number",
         "on_done",
@@ -64,6 +65,8 @@ class Call:
         self.request_id = 0
         self.sent_life: int | None = None
         self.sent_at = 0.0
+        self.in_term_id = 0
+        """The id of the one copy of a read that was sent as READ_IN_TERM, if there was one."""
         # Copies given up for lost, whose answers still count should they come.
         self.earlier: list[tuple[Link, int]] = []
 

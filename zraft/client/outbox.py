@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 from zraft.client.link import Call, Link
 from zraft.client.requests import OPEN_SESSION, WRITE
 from zraft.client.session import Session
-from zraft.statemachine.codec import MAX_BATCH_COMMANDS, Op, pack_batch, pack_command
+from zraft.client.term_check import MAX_CHECKED_READS, TermCheck
+from zraft.statemachine.codec import (
+    MAX_BATCH_COMMANDS,
+    CodecError,
+    Op,
+    ResultCode,
+    batch_results,
+    decode_result,
+    pack_batch,
+    pack_command,
+)
 from zraft.wire import RequestKind, pack_requests
 
 # Of request bodies; half of what a node takes, so that no envelope makes a frame too large.
@@ -34,6 +45,19 @@ _MORE_MASK = (1 << _MORE_BITS) - 1
 def split_request_id(wire_id: int) -> tuple[int, int]:
     """(request id of the first call, how many calls) of an answer."""
     return wire_id >> _MORE_BITS, (wire_id & _MORE_MASK) + 1
+
+
+def split_results(body: bytes, count: int) -> Iterable[bytes]:
+    """The results of the `count` commands of a batch. One that is not OK holds for each; so does one that nobody
+    understands."""
+    try:
+        result = decode_result(body)
+        return batch_results(result, count) if result[0] == ResultCode.OK else repeat(body, count)
+    except CodecError:
+        return repeat(b"", count)
+
+
+_READ_IN_TERM = int(RequestKind.READ_IN_TERM)
 
 
 class Outgoing(NamedTuple):
@@ -94,18 +118,33 @@ class Outbox:
 
     # ---- frames --------------------------------------------------------------------------------------------------
 
+    def new_request_id(self) -> int:
+        """For a request that is no call."""
+        self._last_id += 1
+        return self._last_id
+
     def ping(self, endpoint: str) -> Outgoing:
         """Ask for a sign of life. The answer is known by none: that it comes is all."""
-        self._last_id += 1
-        return Outgoing(endpoint, pack_requests([(self._last_id << _MORE_BITS, int(RequestKind.PING), b"")]), ())
+        return _pack_bare(endpoint, self.new_request_id(), int(RequestKind.PING))
+
+    def ask_term(self, check: TermCheck) -> Outgoing:
+        """The question of `check` to its partner."""
+        return _pack_bare(check.partner.endpoint, check.request_id, int(RequestKind.TERM))
+
+    def ready_calls(self) -> list[Call]:
+        """What goes to the leader next if it is a few calls and no write is among them; else nothing."""
+        if self._writes or len(self._ready) > MAX_CHECKED_READS:
+            return []
+        return [call for call in self._ready if not call.done]
 
     def pack_pinned(self, link: Link, room: int, now: float) -> Outgoing | None:
         """One frame of at most `room` calls that only `link` can answer, noted as sent; None if there are none."""
         return self._pack(link, room, now, _take_pinned)
 
-    def pack(self, link: Link, room: int, now: float) -> Outgoing | None:
-        """One frame of at most `room` calls for the leader, noted as sent to `link`; None if none can go now."""
-        return self._pack(link, room, now, self._take)
+    def pack(self, link: Link, room: int, now: float, check: TermCheck | None = None) -> Outgoing | None:
+        """One frame of at most `room` calls for the leader, noted as sent to `link`; None if none can go now. `check`:
+        for reads alone, which are part of it."""
+        return self._pack(link, room, now, self._take, check)
 
     def unsend(self, link: Link, calls: Sequence[Call]) -> None:
         """Undo a frame that ZeroMQ did not accept: its copies never were."""
@@ -114,7 +153,14 @@ class Outbox:
             call.doubts -= 1
             self.put_back(call)
 
-    def _pack(self, link: Link, room: int, now: float, take: Callable[[Link], Call | None]) -> Outgoing | None:
+    def _pack(
+        self,
+        link: Link,
+        room: int,
+        now: float,
+        take: Callable[[Link], Call | None],
+        check: TermCheck | None = None,
+    ) -> Outgoing | None:
         if not link.pending:
             link.begin_waiting(now)
         room = min(room, MAX_CALLS_PER_FRAME)
@@ -138,7 +184,14 @@ class Outbox:
             link.pending[request_id] = call
             calls.append(call)
         self._last_id = request_id
-        return Outgoing(link.endpoint, pack_requests(_items(calls)), calls) if calls else None
+        if not calls:
+            return None
+        if check is None:
+            return Outgoing(link.endpoint, pack_requests(_items(calls)), calls)
+        for call in calls:
+            call.in_term_id = call.request_id
+        items = [(call.request_id << _MORE_BITS, _READ_IN_TERM, call.body) for call in calls]
+        return Outgoing(link.endpoint, pack_requests(items), calls)
 
     def _take(self, link: Link) -> Call | None:
         while self._ready:
@@ -154,6 +207,10 @@ class Outbox:
                 number(call, session)
                 return call
         return None
+
+
+def _pack_bare(endpoint: str, request_id: int, kind: int) -> Outgoing:
+    return Outgoing(endpoint, pack_requests([(request_id << _MORE_BITS, kind, b"")]), ())
 
 
 def number(call: Call, session: Session) -> None:

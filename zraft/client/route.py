@@ -81,6 +81,11 @@ class Route:
 
     # ---- the leader ----------------------------------------------------------------------------------------------
 
+    @property
+    def is_searching(self) -> bool:
+        """Whether the target has not shown yet that it leads, or reaches a leader, since that was last in doubt."""
+        return self._searching
+
     def settled(self, link: Link) -> bool:
         """`link` did what only a leader, or a node that reaches one, can do. Returns whether that ends a search."""
         if link is not self.target:
@@ -168,7 +173,7 @@ class Route:
         return self.links[hint] if hint in self._known else None
 
     def _try_next(self, now: float) -> None:
-        others = _after(self.target.endpoint, [self.links[known] for known in self._known])
+        others = self.known_links()
         alive = [link for link in others if not link.is_dead(now)]
         last_resort = self._last_resort(now)
         others += last_resort
@@ -184,6 +189,10 @@ class Route:
     def _aim(self, link: Link) -> None:
         self.target = link
         link.refused_at = None  # a new target gets a new attempt, whatever ZeroMQ said before
+
+    def known_links(self) -> list[Link]:
+        """The links to those that are taken for members, those after the target first."""
+        return _after(self.target.endpoint, [self.links[known] for known in self._known])
 
     # ---- the members ---------------------------------------------------------------------------------------------
 

@@ -6,17 +6,29 @@ import heapq
 from collections import deque
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zraft.chaos.history import Operation
 from zraft.client import requests
 from zraft.client.core import ClientCore
+from zraft.client.link import Call
 from zraft.errors import OutcomeUnknown
 
 if TYPE_CHECKING:
     from zraft.sim.cluster import Cluster
 
 NEVER_US = 1 << 62
+
+
+class Asked(NamedTuple):
+    """One operation, as it began. committed: how many entries were then. calls: the core's one call for it."""
+
+    op: str
+    key: str
+    args: tuple[str | None, ...]
+    called_us: int
+    committed: int
+    calls: list[Call]
 
 
 class SimClient:
@@ -117,18 +129,12 @@ class SimClient:
         else:
             op, request = "delete", requests.delete_key(key)
         self.open_operations += 1
-        self._core.submit(request, deadline, partial(self._on_done, op, key, args, self._scheduler.now_us, burst))
+        asked = Asked(op, key, args, self._scheduler.now_us, len(self._cluster.invariants.committed), [])
+        call = self._core.submit(request, deadline, partial(self._on_done, asked, burst))
+        asked.calls.append(call)
 
-    def _on_done(
-        self,
-        op: str,
-        key: str,
-        args: tuple[str | None, ...],
-        called_us: int,
-        burst: list[int],
-        value: Any,
-        error: Exception | None,
-    ) -> None:
+    def _on_done(self, asked: Asked, burst: list[int], value: Any, error: Exception | None) -> None:
+        op, key, args, called_us, committed, calls = asked
         self.open_operations -= 1
         outcome, result = "ok", None
         if isinstance(error, OutcomeUnknown):
@@ -137,6 +143,8 @@ class SimClient:
             outcome = "fail"
         elif op == "get":
             result = None if value is None else value.decode()
+            if calls[0].request_id == calls[0].in_term_id:
+                self._cluster.answers.arrive(self.name, calls[0].in_term_id, committed)
             self._seen[key] = result
         elif op in ("cas", "delete"):
             result = value

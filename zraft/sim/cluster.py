@@ -26,6 +26,7 @@ from zraft.sim.network import Network
 from zraft.sim.node import Machine, Process
 from zraft.sim.operators import OPERATORS, Operator
 from zraft.sim.options import Options
+from zraft.sim.read_watch import AnswerWatch
 from zraft.sim.scheduler import Scheduler
 from zraft.sim.slot import Port
 from zraft.sim.transcript import Trace
@@ -126,6 +127,7 @@ class Cluster:
         self._peer_at = {at.peer: name for name, at in self.addresses.items()}
         self.settings = Settings(options.election_timeout_ms, options.heartbeat_ms, options.snapshot_keep)
         self.invariants = Invariants(self.founding, self.counts)
+        self.answers = AnswerWatch()
         self.network = Network(self, options, Random(f"network {seed}"), self.counts)
         self.machines: dict[str, Machine] = {}
         self.clients: dict[str, SimClient] = {}

@@ -9,6 +9,7 @@ from typing import Any
 
 from zraft.actors.applier import Applier
 from zraft.actors.log_writer import LogWriter
+from zraft.client.term_check import TermChecks
 from zraft.messages import Applied, EntryKind
 from zraft.raft import membership
 from zraft.raft.election import Elections
@@ -24,6 +25,7 @@ from zraft.statemachine.machine import StateMachine
 from zraft.statemachine.sessions import Answers, Session, Sessions
 from zraft.storage import format as layout
 from zraft.storage.boundary import BoundaryDisk
+from zraft.wire import Condition
 
 __all__ = ["MUTANTS", "membership_mutants", "planted", "snapshot_mutants"]
 
@@ -85,6 +87,37 @@ def _join_running_round(patch: Any) -> None:
         return taken
 
     patch(Reads, "read", read)
+
+
+@mutant("believes-any-condition", "14", "a client takes the leader's conditional answer without asking anybody")
+def _believes_any_condition(patch: Any) -> None:
+    patch(Condition, "holds", lambda self, statement: True)
+
+
+@mutant("statement-from-before", "14", "a client takes a statement from before the read for one to the read")
+def _statement_from_before(patch: Any) -> None:
+    original = TermChecks.begin
+
+    def begin(self: TermChecks, *arguments: Any) -> Any:
+        before = self._current
+        check = original(self, *arguments)
+        if check is not None and before is not None and before.statement is not None:
+            check.said, check.statement = True, before.statement
+        return check
+
+    patch(TermChecks, "begin", begin)
+
+
+@mutant("any-partner", "24", "takes every voter for a quorum together with the leader")
+def _any_partner(patch: Any) -> None:
+    original = Reads.read_partners
+
+    def read_partners(self: Reads) -> tuple[str, ...]:
+        original(self)
+        self.partners = tuple(peer for peer in self.membership.electorate if peer != self.id)
+        return original(self)
+
+    patch(Reads, "read_partners", read_partners)
 
 
 @mutant("minority-commits", "24", "takes the index that the best node holds for the one that a majority holds")

@@ -13,8 +13,10 @@ from functools import partial
 from heapq import heappush
 from typing import TYPE_CHECKING, Any
 
+from zraft.actors.frontend import Frontend
 from zraft.bus.actor import Actor, ActorKilled
 from zraft.bus.supervisor import Supervisor
+from zraft.client.outbox import split_request_id
 from zraft.errors import NodeMustStop, StorageError
 from zraft.messages import (
     ActorDied,
@@ -25,6 +27,7 @@ from zraft.messages import (
     KillActor,
     Read,
     ReadAt,
+    ReadInTerm,
     StartActor,
     StopHost,
     StopRequest,
@@ -80,12 +83,18 @@ class Process:
 
     # --- messages
 
-    def watch_reads(self, message: Read | ReadAt) -> None:
+    def watch_reads(self, message: Read | ReadInTerm | ReadAt) -> None:
         """Reads begin or end their way through consensus."""
-        if isinstance(message, Read):
+        if isinstance(message, Read | ReadInTerm):
             self._reads.arrive(message, len(self.cluster.invariants.committed))
-        else:
-            self._reads.leave(message)
+            return
+        self._reads.leave(message)
+        frontend = self.slots["frontend"].actor
+        if message.condition and isinstance(frontend, Frontend):
+            for token, _ in message.reads:
+                if token in frontend.pending:
+                    client, wire_id, *_ = frontend.pending[token]
+                    self.cluster.answers.leave(client.decode(), split_request_id(wire_id)[0], message.read_index)
 
     def deliver(self, to: str, envelope: Envelope) -> None:
         """Into a mailbox of this process."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from zraft.actors import applier, consensus
 from zraft.chaos.history import Operation
 from zraft.chaos.linearizability import Verdict, check, explain
+from zraft.client import term_check
 from zraft.raft import progress
 from zraft.sim.cluster import Cluster
 from zraft.sim.mutants import planted
@@ -75,7 +76,7 @@ def run(plan: Plan, clock: Callable[[], float], trace: Trace | None = None) -> R
     nodes = plan.nodes or nodes_of(plan.seed)
     options = draw_options(plan.seed, nodes, plan.faults_ms)._replace(max_events=plan.steps)
     invariant = what = ""
-    with small_pieces(options.piece_bytes), planted(plan.mutant), _quiet_log() as package_log:
+    with small_sizes(options.piece_bytes), planted(plan.mutant), _quiet_log() as package_log:
         cluster = Cluster(plan.seed, options, trace)
         if trace.recording:
             package_log.addHandler(NotesHandler(trace, lambda: cluster.scheduler.now_us))
@@ -114,12 +115,14 @@ def judge(history: list[Operation], clock: Callable[[], float]) -> tuple[str, st
 
 
 @contextmanager
-def small_pieces(piece_bytes: int) -> Iterator[None]:
-    """Snapshots travel in pieces of this size, so that those of small states have many, too."""
+def small_sizes(piece_bytes: int) -> Iterator[None]:
+    """Snapshots travel in pieces of this size, so that those of small states have many, too; clients read in the
+    leader's term almost from the beginning."""
     window = 4 * piece_bytes
     sizes = (
         (progress, "SNAPSHOT_PIECE_BYTES", piece_bytes), (progress, "SNAPSHOT_WINDOW_BYTES", window),
         (consensus, "SNAPSHOT_PIECE_BYTES", piece_bytes),
+        (term_check, "WORTHWHILE_READS", 2),
         (applier, "PIECE_BYTES", piece_bytes), (applier, "WINDOW_BYTES", window),
     )  # fmt: skip
     saved = [(module, name, getattr(module, name)) for module, name, _ in sizes]

@@ -8,7 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from zraft.bus.actor import Actor, ActorKilled
-from zraft.messages import Read, ReadAt
+from zraft.messages import Read, ReadAt, ReadInTerm
 from zraft.sim.disk import SimDisk
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class SimContext:
         if self.boundaries_left is not None:
             self.boundary()
         kind = type(message)
-        if kind is Read or kind is ReadAt:
+        if kind is Read or kind is ReadInTerm or kind is ReadAt:
             self._process.watch_reads(message)
         envelope = (self.name, self.incarnation, self.neighbours.get(to, 0), message)
         outbox = self._slot.outbox

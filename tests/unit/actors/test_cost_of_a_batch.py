@@ -20,7 +20,7 @@ from fake_cluster import Cluster, ClusterNode, Writer
 
 from zraft import wire
 from zraft.actors.applier import SnapshotPolicy
-from zraft.client import requests
+from zraft.client import requests, term_check
 from zraft.messages import AppendEntries, AppendReply, Applied, Arm, Heartbeat, Inbound, Outbound, Tick
 from zraft.statemachine import codec
 from zraft.wire import peek_bodies, peek_peer
@@ -171,6 +171,16 @@ READS = {
 }
 
 
+READS_IN_TERM = {
+    "frames from clients": 2,  # to the leader, and to another voter, which is asked for its term
+    "bus: ReadInTerm": 1,
+    "bus: TermRequest": 1,
+    "bus: ReadAt": 1,
+    "bus: Replies": 2,
+    "frames to clients": 2,
+}
+
+
 @pytest.mark.parametrize("count", [1, 64, 256])
 def test_writes(scene: tuple[Client, Costs], count: int) -> None:
     client, costs = scene
@@ -193,6 +203,17 @@ def test_reads(scene: tuple[Client, Costs], count: int) -> None:
     client, costs = scene
     client.ask([requests.get_value(b"k")] * count)
     assert costs.spent(client.cluster) == {**READS, "encodings of results": count}
+
+
+@pytest.mark.parametrize("count", [1, term_check.MAX_CHECKED_READS])
+def test_reads_of_who_waits_for_each(scene: tuple[Client, Costs], count: int) -> None:
+    """Two messages there and two back, as with a round of the leader's, but both at the same time."""
+    client, costs = scene
+    for _ in range(term_check.WORTHWHILE_READS + 1):
+        client.ask([requests.get_value(b"k")])
+    costs.spent(client.cluster)
+    client.ask([requests.get_value(b"k")] * count)
+    assert costs.spent(client.cluster) == {**READS_IN_TERM, "encodings of results": count}
 
 
 def test_what_is_asked_one_by_one_costs_that_much_more(scene: tuple[Client, Costs]) -> None:

@@ -14,11 +14,20 @@ from typing import NamedTuple
 import pytest
 from scripted_cluster import Outcome
 
-from zraft.client import requests
+from zraft.client import requests, term_check
 from zraft.client.core import ClientCore
 from zraft.client.requests import Request
 from zraft.statemachine.machine import StateMachine
-from zraft.wire import ReplyStatus, RequestKind, pack_replies, unpack_requests
+from zraft.wire import (
+    Condition,
+    ReplyStatus,
+    RequestKind,
+    Statement,
+    pack_condition,
+    pack_replies,
+    pack_statement,
+    unpack_requests,
+)
 
 POOL = [f"tcp://127.0.0.1:{port}" for port in range(7101, 7110)]
 MAX_SECONDS = 10.0
@@ -65,6 +74,7 @@ class World:
         self.machine = StateMachine()
         self.network: list[Frame] = []
         self.frames = 0
+        self.in_term = 0
         self.loss = 0.0
         self.members = POOL[:3]
         self.leader = POOL[0]
@@ -196,8 +206,17 @@ class World:
             return int(ReplyStatus.OK), b""
         if kind == RequestKind.ENDPOINTS:
             return int(ReplyStatus.OK), json.dumps(node.members).encode()
+        if kind == RequestKind.TERM:
+            said = node.mood is not MUTE and self.random.random() < 0.7
+            return int(ReplyStatus.OK), pack_statement(Statement(1, 1 + POOL.index(endpoint), 1)) if said else b""
         if endpoint == self.leader:
             machine = self.machine
+            if kind == RequestKind.READ_IN_TERM and self.random.random() < 0.8:
+                self.in_term += 1
+                condition = Condition(1, 1, (1 + POOL.index(self.members[-1]), 1 + POOL.index(self.members[0])))
+                return int(ReplyStatus.IN_TERM), pack_condition(condition) + machine.query(body)
+            if kind == RequestKind.READ_IN_TERM:
+                return int(self.random.choice((ReplyStatus.OK, ReplyStatus.INVALID))), machine.query(body)
             if kind == RequestKind.READ:
                 return int(ReplyStatus.OK), machine.query(body)
             return int(ReplyStatus.OK), machine.apply(machine.last_applied + 1, int(self.now * 1000), body)
@@ -207,7 +226,8 @@ class World:
 
 
 @pytest.mark.parametrize("seed", range(100))
-def test_once_calm_every_call_is_answered_soon(seed: int) -> None:
+def test_once_calm_every_call_is_answered_soon(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(term_check, "WORTHWHILE_READS", 1)
     world = World(seed)
     for number in range(world.random.randrange(40)):
         world.spoil()
@@ -223,3 +243,15 @@ def test_once_calm_every_call_is_answered_soon(seed: int) -> None:
         assert outcome.error is None and outcome.times == 1
         assert world.now - start < MAX_SECONDS
         world.run(0.5)
+
+
+def test_reads_in_a_term_are_among_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(term_check, "WORTHWHILE_READS", 1)
+    world = World(0)
+    world.calm()
+    for _ in range(50):
+        outcome = world.submit(requests.get_value(b"k"), timeout=60.0)
+        world.run(60.0, outcome)
+        assert outcome.error is None and outcome.times == 1
+        world.run(0.5)
+    assert world.in_term >= 5
