@@ -20,7 +20,7 @@ class Conditions:
 
     def __init__(self) -> None:
         self._partners: tuple[str, ...] = ()
-        self._term = 0
+        self._cluster_and_term = (0, 0)
         self._packed = b""
 
     def read_at(self, raft: Raft | None, cluster_id: int, reads: tuple[tuple[int, bytes], ...]) -> ReadAt | None:
@@ -31,11 +31,12 @@ class Conditions:
 
     def _pack(self, raft: Raft, cluster_id: int) -> bytes:
         partners = raft.read_partners()
-        if partners is not self._partners or raft.current_term != self._term:
+        cluster_and_term = (cluster_id, raft.current_term)
+        if partners is not self._partners or cluster_and_term != self._cluster_and_term:
             known = raft.membership.stores
             stores = tuple(known[peer] for peer in partners if known.get(peer))
-            self._partners, self._term = partners, raft.current_term
-            self._packed = pack_condition(Condition(cluster_id, self._term, stores)) if stores and cluster_id else b""
+            self._partners, self._cluster_and_term = partners, cluster_and_term
+            self._packed = pack_condition(Condition(*cluster_and_term, stores)) if stores and cluster_id else b""
         return self._packed
 
 

@@ -77,6 +77,16 @@ def test_nothing_is_read_before_the_own_first_entry_has_committed() -> None:
     assert scene.context.taken_for("applier") == []
 
 
+def test_the_clusters_id_is_needed_and_may_be_known_later() -> None:
+    scene = leading()
+    cluster_id, scene.actor.cluster_id = scene.actor.cluster_id, 0
+    scene.say("frontend", READS)
+    assert scene.context.taken_for("applier") == []
+    scene.actor.cluster_id = cluster_id
+    scene.say("frontend", READS)
+    assert scene.context.taken_for("applier") == [ReadAt(1, READS.reads, condition(scene, 22, 33))]
+
+
 def test_only_known_data_directories_count() -> None:
     """Trap 10: a node whose disk was wiped says what it likes."""
     scene = leading()
