@@ -40,7 +40,6 @@ PIECE_BYTES = 128 * 1024  # of a snapshot in one message
 WINDOW_BYTES = 8 * PIECE_BYTES  # on their way to the snapshot_writer
 SLICE_PAUSE_MS = 2  # between two slices of a snapshot: taking one must not take the processor from the hot path
 SMALL_SNAPSHOT_BYTES = 1024 * 1024  # up to which one is cheap
-MODERATE_BYTES = 64 * 1024 * 1024  # of a snapshot: up to there the disk counts for more than the processor
 LEAST_LOG_BYTES = 12 * 1024 * 1024  # behind one that is not
 DISCARD_KEYS = 500  # of a state that is replaced, at a time
 MARKS = 64  # of how many commands were applied up to where; they span twice `SnapshotPolicy.keep` commands
@@ -58,11 +57,9 @@ log = logging.getLogger(__name__)
 class SnapshotPolicy(NamedTuple):
     """When to take a snapshot: so many entries after the last one, or so many bytes of them, but not before those are
     half as many bytes as the last snapshot has: else a large state would be written over and over. Two such logs, the
-    two snapshots that are kept and the one being written are four times the state. Of a state beyond MODERATE_BYTES it
-    waits for each further byte: to serialize two keys for every write takes longer than the write. Nor before they are
-    some MiB, if the last one was not small: a state of some MiB that changes fast would be written all the time, to the
-    disk that the log waits for. keep: entries that stay in the log behind a snapshot. A batch of commands counts as so
-    many entries.
+    two snapshots that are kept and the one being written are four times the state. Nor before they are some MiB, if the
+    last one was not small: a state of some MiB that changes fast would be written all the time, to the disk that the
+    log waits for. keep: entries that stay in the log behind a snapshot. A batch of commands counts as so many entries.
     """
 
     entries: int = 10_000
@@ -71,7 +68,7 @@ class SnapshotPolicy(NamedTuple):
 
     def is_due(self, entries: int, log_bytes: int, snapshot_bytes: int) -> bool:
         """entries, log_bytes: applied since the last snapshot; snapshot_bytes: its size."""
-        least = snapshot_bytes / 2 + max(0, snapshot_bytes - MODERATE_BYTES) / 2
+        least = snapshot_bytes / 2
         if snapshot_bytes > SMALL_SNAPSHOT_BYTES:
             least = max(least, min(LEAST_LOG_BYTES, self.bytes))
         return log_bytes >= least and (entries >= self.entries or log_bytes >= self.bytes)
